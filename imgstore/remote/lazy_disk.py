@@ -13,7 +13,9 @@ from contextlib import closing, contextmanager
 from itertools import islice, takewhile
 from typing import Final, NoReturn
 
+from imgstore.domain.disks.outage import OUTAGE_SECONDS, Outage
 from imgstore.domain.disks.sources import Extent
+from imgstore.domain.effects import Effects
 from imgstore.domain.errors import AccessDenied, OutputError, StoreError, Unauthenticated
 from imgstore.domain.host.os_errors import describe
 from imgstore.domain.progress import ProgressEvent, Stage
@@ -33,14 +35,16 @@ class RemoteDisk:
 
     is_read_only: Final = True
 
-    def __init__(self, server: Server, disk: Json, url: str) -> None:
+    def __init__(self, server: Server, disk: Json, url: str, outage: Outage) -> None:
         """Open a disk.
 
         Args:
             server: the server.
             disk: the disk as JSON.
             url: a signed URL of the disk, granted just now.
+            outage: waits for the server.
         """
+        self._outage = outage
         self._server = server
         self._disk = disk
         self._url = url
@@ -176,23 +180,35 @@ class RemoteDisk:
                 data, offset = data[written:], offset + written
 
     def _fetch(self, offset: int, length: int) -> bytes:
-        try:
-            data = read_range(self._server, self._url, offset, length)
-        except (AccessDenied, Unauthenticated):  # This machine slept longer than the time of the URL.
-            with self._renewing:
-                self._url = grant_access(self._server, self.source, "Read")
-            data = read_range(self._server, self._url, offset, length)
+        data = self._outage.wait_out(lambda: self._fetch_once(offset, length), self.check)
         with self._changed:
             self.fetched_bytes += length
         return data
 
+    def _fetch_once(self, offset: int, length: int) -> bytes:
+        try:
+            return read_range(self._server, self._url, offset, length)
+        except (AccessDenied, Unauthenticated):  # This machine slept longer than the time of the URL.
+            with self._renewing:
+                self._url = grant_access(self._server, self.source, "Read")
+            return read_range(self._server, self._url, offset, length)
+
 
 @contextmanager
-def open_remote_disk(server: Server, disk: Json) -> Iterator[RemoteDisk]:
+def open_remote_disk(server: Server, disk: Json, outage_seconds: float = OUTAGE_SECONDS) -> Iterator[RemoteDisk]:
     """Open a managed disk of a server. The disk cannot be deleted inside the block, because its signed URL is valid.
+
+    Args:
+        server: the server.
+        disk: the disk as JSON.
+        outage_seconds: the longest wait of reads for the server while it does not answer.
 
     Raises:
         StoreUnreachable: the server does not answer.
     """
-    with readable_url(server, disk) as url, closing(RemoteDisk(server, disk, url)) as opened:
+    with (
+        readable_url(server, disk) as url,
+        closing(Outage(outage_seconds, Effects())) as outage,
+        closing(RemoteDisk(server, disk, url, outage)) as opened,
+    ):
         yield opened

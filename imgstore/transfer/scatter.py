@@ -74,13 +74,13 @@ class SegmentReader:
     missing or wrong. Also called for a slot that served too late to be used (`read_from_any`), because its bytes were
     transferred."""
 
-    def blocks(self, name: Digest) -> memoryview:
-        """Read the blocks of a segment, verified.
+    def blocks(self, name: Digest, on_failed: Callable[[StoreError], None] = lambda _error: None) -> memoryview:
+        """Read the blocks of a segment, verified. `on_failed` is called with the error of each slot that fails.
 
         Raises:
             StoreError: no slot serves the segment; the error of the first slot.
         """
-        return self._read_first(name, lambda slot: slot.segment_blocks(name))
+        return self._read_first(name, lambda slot: slot.segment_blocks(name), on_failed)
 
     def body(self, name: Digest) -> bytes:
         """Read a segment as stored, verified.
@@ -90,12 +90,18 @@ class SegmentReader:
         """
         return self._read_first(name, lambda slot: slot.segment_body(name))
 
-    def _read_first(self, name: Digest, read: Callable[[SlotAccess], _T]) -> _T:
+    def _read_first(
+        self,
+        name: Digest,
+        read: Callable[[SlotAccess], _T],
+        on_failed: Callable[[StoreError], None] = lambda _error: None,
+    ) -> _T:
         found_damage: list[Damage] = []
 
         def record_damage(slot: SlotAccess, error: StoreError) -> None:
             found_damage.append(Damage(slot=slot, name=name, error=error))
             self.damages.append(found_damage[-1])
+            on_failed(error)
 
         def report_served(slot: SlotAccess) -> None:
             self.on_served(slot, name, any(each.is_certain for each in found_damage))

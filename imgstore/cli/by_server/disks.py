@@ -203,7 +203,7 @@ def attach(asking: ServerCommand, *, request: "AttachRequest", target: "AttachTa
             disk = server.show(server.disk(request.group, request.name))
         else:
             disk = stack.enter_context(_passing(server, request.reference, request.lun, request.location))
-        opened = stack.enter_context(open_remote_disk(server, disk))
+        opened = stack.enter_context(open_remote_disk(server, disk, request.outage_seconds))
         about = {"source": opened.source, "replica": opened.replica}
         serve_device(opened, target, about, check=opened.check, warn=asking.warn, note=asking.note)
         asking.note(f"{opened.fetched_bytes} bytes were read from the server.")

@@ -103,7 +103,7 @@ def open_overlaid_disk(installation: Installation, principal: Principal, changes
     with installation.catalog.transaction() as transaction:
         pinned, os_properties = _pin_base(installation, principal, transaction, base)
     with (
-        open_pinned(installation, pinned) as device,
+        open_pinned(installation, pinned, outage_seconds=0) as device,
         _open_changes(installation, changes, base, device) as overlay,
     ):
         yield OpenedOverlay(

@@ -10,13 +10,13 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import islice
 from typing import NamedTuple, NoReturn
 
 from imgstore.domain import names
+from imgstore.domain.disks.outage import OUTAGE_SECONDS, Outage
 from imgstore.domain.disks.sources import Extent
-from imgstore.domain.errors import OutputError, StoreError
+from imgstore.domain.errors import OutputError, StoreError, StoreUnreachable
 from imgstore.domain.identity.access import VERSIONS, Action, Principal
 from imgstore.domain.names import ImageReference
 from imgstore.domain.storage import object_keys
@@ -83,6 +83,7 @@ class LazyDisk:
     reads: CrossRegionReads
     cache: SegmentCache
     hold: Hold
+    outage: Outage
     is_read_only: bool = field(default=True, init=False)
     virtual_bytes: int = field(init=False)
     fetched_bytes: int = field(default=0, init=False)
@@ -118,7 +119,7 @@ class LazyDisk:
         self.hold.check_cancelled()
 
     def read_at(self, offset: int, length: int) -> bytes | memoryview:
-        """Read bytes, and fetch missing segments.
+        """Read bytes, and fetch missing segments. If no store answers, wait for a store (`Outage`).
 
         Raises:
             StoreError: no slot delivers a segment.
@@ -142,10 +143,10 @@ class LazyDisk:
             yield each
 
     def prefetch(self, offset: int, length: int) -> None:
-        """Fetch the missing segments of a range. A store that fails is no error."""
+        """Fetch the missing segments of a range. A store that fails is no error, and is not awaited."""
         for name in {part.name for part in self._parts(offset, length)}:
             try:
-                self.cache.blocks(name, partial(self._fetch, name), self.check)
+                self.cache.blocks(name, _Fetch(self, name).attempt, self.check)
             except StoreError:
                 return
 
@@ -210,23 +211,16 @@ class LazyDisk:
         return self.cache.read(part.name, part.inside, part.length, lambda: self._fetch(part.name), self.check)
 
     def _fetch(self, name: Digest) -> memoryview:
-        """Fetch a segment from the first slot that serves the segment, and record damage."""
-        self.check()
-        try:
-            with self.reads.meter():
-                blocks = self.segments.blocks(name)
-            with self._count:
-                self.fetched_bytes += self.reads.stored_bytes[name]
-            return blocks
-        finally:
-            self._record_damage()
+        """Fetch a segment, and wait for a store during an outage."""
+        fetch = _Fetch(self, name)
+        return self.outage.wait_out(fetch.attempt, self.check, fetch.may_pass)
 
     def count_fetched(self, length: int) -> None:
-        """Count fetched bytes of the boot pack."""
+        """Count bytes that a store served."""
         with self._count:
             self.fetched_bytes += length
 
-    def _record_damage(self) -> None:
+    def record_damage(self) -> None:
         """Degrade the replicas with damage. Each damage is recorded once, so that a long session needs no more memory."""
         found: list[Damage] = []
         while self.segments.damages:
@@ -238,9 +232,57 @@ class LazyDisk:
             degrade_damaged(self.installation, (self.pinned.slot, *self.pinned.others), found)
 
 
+@dataclass(slots=True)
+class _Fetch:
+    """The fetch of a segment from the first slot that serves it. A repeat needs no store after a fetch without a count."""
+
+    disk: LazyDisk
+    name: Digest
+    blocks: memoryview | None = None
+    failed: list[StoreError] = field(default_factory=list)
+    """The errors of the slots in the last attempt."""
+
+    def attempt(self) -> memoryview:
+        """Fetch the segment, count bytes of other regions, and record damage.
+
+        Raises:
+            StoreError: no slot serves the segment, or the database does not take the count.
+        """
+        disk, name = self.disk, self.name
+        disk.check()
+        self.failed.clear()
+        disk.installation.locator.health.refresh()  # A recovered store of the region is probed, and then used again.
+        try:
+            with disk.reads.meter():
+                if self.blocks is None:
+                    self.blocks = disk.segments.blocks(name, self.failed.append)
+                    disk.count_fetched(disk.reads.stored_bytes[name])
+            return self.blocks
+        finally:
+            disk.record_damage()
+
+    def may_pass(self, error: StoreError) -> bool:
+        """Return whether a slot or the database did not answer."""
+        return any(isinstance(each, StoreUnreachable) for each in (error, *self.failed))
+
+
 @contextmanager
-def open_lazy_disk(installation: Installation, principal: Principal, *, group: str, name: str) -> Iterator[LazyDisk]:
+def open_lazy_disk(
+    installation: Installation,
+    principal: Principal,
+    *,
+    group: str,
+    name: str,
+    outage_seconds: float = OUTAGE_SECONDS,
+) -> Iterator[LazyDisk]:
     """Open a managed disk as a block device, and pin the disk inside the block.
+
+    Args:
+        installation: the installation.
+        principal: the caller.
+        group: the resource group of the disk.
+        name: the name of the disk.
+        outage_seconds: the longest wait of reads for a store while no store answers.
 
     Raises:
         NotFound: there is no such disk.
@@ -253,7 +295,7 @@ def open_lazy_disk(installation: Installation, principal: Principal, *, group: s
         record_activity(installation, principal, Action.EXPORT, scope),
     ):
         installation.locator.health.refresh()
-        with open_pinned(installation, pin_disk(installation, group, name)) as opened:
+        with open_pinned(installation, pin_disk(installation, group, name), outage_seconds=outage_seconds) as opened:
             yield opened
 
 
@@ -265,6 +307,7 @@ def open_lazy_image(
     reference: ImageReference,
     lun: int | None = None,
     location: str | None = None,
+    outage_seconds: float = OUTAGE_SECONDS,
 ) -> Iterator[LazyDisk]:
     """Open a disk of an image version as a block device, and pin the version inside the block.
 
@@ -274,6 +317,7 @@ def open_lazy_image(
         reference: the image. Without a version, the latest version that is complete in the region.
         lun: the LUN of a data disk. None means the OS disk.
         location: the region. None means the region of the gallery.
+        outage_seconds: the longest wait of reads for a store while no store answers.
 
     Raises:
         ImageNotAvailable: the version does not exist, has no such disk, or is not complete in the region.
@@ -285,17 +329,25 @@ def open_lazy_image(
         record_activity(installation, principal, Action.READ, scope, of=VERSIONS),
     ):
         installation.locator.health.refresh()
-        with open_pinned(installation, pin_image(installation, reference, lun, location)) as opened:
+        pinned = pin_image(installation, reference, lun, location)
+        with open_pinned(installation, pinned, outage_seconds=outage_seconds) as opened:
             yield opened
 
 
 @contextmanager
-def open_pinned(installation: Installation, pinned: PinnedDisk, *, uses_pack: bool = True) -> Iterator[LazyDisk]:
+def open_pinned(
+    installation: Installation,
+    pinned: PinnedDisk,
+    *,
+    outage_seconds: float = OUTAGE_SECONDS,
+    uses_pack: bool = True,
+) -> Iterator[LazyDisk]:
     """Open a pinned disk as a block device, and hold the pin inside the block. The caller has checked the rights.
 
     Args:
         installation: the installation.
         pinned: the disk.
+        outage_seconds: the longest wait of reads for a store while no store answers.
         uses_pack: read the boot pack of the disk ahead of the reads.
 
     Raises:
@@ -305,22 +357,24 @@ def open_pinned(installation: Installation, pinned: PinnedDisk, *, uses_pack: bo
         manifest = read_manifest(installation, pinned.slot, pinned.others, pinned.manifest)
         reads = meter_reads(installation, pinned, manifest)
         slots = installation.access_all([pinned.slot, *pinned.others])
-        opened = LazyDisk(
-            installation=installation,
-            pinned=pinned,
-            manifest=manifest,
-            segments=SegmentReader(slots, on_served=reads.count_served),
-            reads=reads,
-            cache=installation.host_cache.open(),
-            hold=hold,
-        )
-        if not uses_pack or not opened.cache.cache_bytes:
-            yield opened
-            return
-        with closing(_make_pack_reader(opened)) as pack:
-            opened.pack = pack
-            pack.start()
-            yield opened
+        with closing(Outage(outage_seconds, installation.effects)) as outage:
+            opened = LazyDisk(
+                installation=installation,
+                pinned=pinned,
+                manifest=manifest,
+                segments=SegmentReader(slots, on_served=reads.count_served),
+                reads=reads,
+                cache=installation.host_cache.open(),
+                hold=hold,
+                outage=outage,
+            )
+            if not uses_pack or not opened.cache.cache_bytes:
+                yield opened
+                return
+            with closing(_make_pack_reader(opened)) as pack:
+                opened.pack = pack
+                pack.start()
+                yield opened
 
 
 def _make_pack_reader(disk: LazyDisk) -> PackReader:

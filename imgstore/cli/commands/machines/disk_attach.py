@@ -14,6 +14,7 @@ from imgstore.cli.framework import global_options, options, output
 from imgstore.cli.framework.session import Session
 from imgstore.cli.framework.stop_signals import handle_sigterm_as_sigint
 from imgstore.domain.disks.block_device import BlockDevice
+from imgstore.domain.disks.outage import OUTAGE_SECONDS
 from imgstore.domain.disks.version_disks import disk_key
 from imgstore.domain.names import ImageReference
 from imgstore.nbd.channels import load_certificates
@@ -53,6 +54,8 @@ class AttachRequest:
     """The folder for writes. None serves a read-only disk."""
     qcow2: Path | None
     """The qcow2 file to make for writes of QEMU, over the read-only disk."""
+    outage_seconds: float
+    """The longest wait of reads for a store."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +95,7 @@ def _read_attach(**given: Any) -> dict[str, Any]:
         "request": AttachRequest(
             group=given["group"] or "",
             name=given["name"] or "",
-            **{name: given[name] for name in ("reference", "lun", "location", "overlay", "qcow2")},
+            **{name: given[name] for name in ("reference", "lun", "location", "overlay", "qcow2", "outage_seconds")},
         ),
         "target": AttachTarget(
             socket=given["socket"], host=host, port=port, certificates=given["certificates"], once=given["once"]
@@ -149,20 +152,35 @@ def _parse_address(word: str) -> tuple[str, int]:
     metavar="FILE",
     help="qcow2 file for the writes of QEMU or libvirt, with the served disk as its backing file. A missing file is made.",
 )
+@click.option(
+    "--outage-seconds",
+    type=click.FloatRange(min=0),
+    default=OUTAGE_SECONDS,
+    metavar="SECONDS",
+    help=f"Longest wait of a read while no replica answers. Default: {OUTAGE_SECONDS:.0f}. Then the read fails.",
+)
 @click.option("--once", is_flag=True, help="End when the last client leaves.")
 @click.option("--read-only", is_flag=True, help="Refuse writes. This is the default.")
 def attach(session: Session, request: AttachRequest, target: AttachTarget) -> None:
     """Serve a disk or an image as a block device over NBD, until SIGTERM or SIGINT.
 
     Nothing is copied first: each read fetches only the missing parts of the disk, with every part verified. The parts stay in
-    a cache on this machine. If a replica fails, reads continue with another replica. The disk or version cannot be deleted
+    a cache on this machine. If a replica fails, reads continue with another replica. If no replica answers, reads wait. The disk or version cannot be deleted
     meanwhile. The command prints the URI of the disk when clients can connect. With --overlay or --qcow2, `imgstore disk
     commit` makes a disk or an image version of the writes.
     """
     if request.reference is None:
-        opening = session.run(open_lazy_disk, group=request.group, name=request.name)
+        opening = session.run(
+            open_lazy_disk, group=request.group, name=request.name, outage_seconds=request.outage_seconds
+        )
     else:
-        opening = session.run(open_lazy_image, reference=request.reference, lun=request.lun, location=request.location)
+        opening = session.run(
+            open_lazy_image,
+            reference=request.reference,
+            lun=request.lun,
+            location=request.location,
+            outage_seconds=request.outage_seconds,
+        )
     with handle_sigterm_as_sigint(), opening as opened:
         about: dict[str, Json] = {"source": opened.source, "replica": opened.replica}
         base = overlay_base(opened, disk_key(request.lun))
