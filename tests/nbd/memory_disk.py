@@ -29,6 +29,7 @@ class MemoryDisk:
     """Reads from this offset fail."""
     write_fault: ImgstoreError | None = None
     """The error of each write."""
+    reads: int = 0
     gate: threading.Event = field(default_factory=threading.Event)
     """Reads wait for the event."""
     waiting: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
@@ -40,6 +41,7 @@ class MemoryDisk:
 
     def read_at(self, offset: int, length: int) -> bytes:
         """Read bytes."""
+        self.reads += 1
         if not self.gate.is_set():
             self.waiting.release()
             self.gate.wait()

@@ -2,8 +2,9 @@
 
 Jobs:
 
-- ``hammer SEED LIMIT READS``: print a line, wait for a line, then read random parts of random segments. Each fetched
-  segment is a line of the file ``FOLDER-fetched``. A wrong byte ends the process with an error.
+- ``hammer SEED LIMIT READS [LOCATED]``: print a line, wait for a line, then read random parts of random segments. LOCATED
+  percent of the reads use `locate`, 30 by default. Each fetched segment is a line of the file ``FOLDER-fetched``. A wrong
+  byte ends the process with an error.
 - ``hold NUMBER``: fetch a segment, print a line in the fetch, and wait for the end of the input.
 - ``steps LIMIT``: fork a process for each step of adding segments, kill the process at this step, and check that the
   cache works and contains no wrong byte. Print the number of steps.
@@ -51,7 +52,7 @@ class Source:
         return [int(line) for line in self.file.read_text(encoding="ascii").split()] if self.file.exists() else []
 
 
-def hammer(folder: Path, seed: int, limit: int, reads: int) -> None:
+def hammer(folder: Path, seed: int, limit: int, reads: int, located: int = 30) -> None:
     draw = random.Random(seed)
     faults: list[str] = []
     cache, source = SegmentCache(folder, limit, on_fault=faults.append), Source(folder)
@@ -64,7 +65,7 @@ def hammer(folder: Path, seed: int, limit: int, reads: int) -> None:
         offset = draw.randrange(len(whole))
         length = draw.randint(1, len(whole) - offset)
         fetch = source.fetch(number)
-        if draw.random() < 0.3:
+        if draw.random() < located / 100:
             with cache.locate(segment_name(number), offset, length, fetch) as part:
                 found = os.pread(part.descriptor, part.length, part.position)
         else:
