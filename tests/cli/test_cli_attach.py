@@ -1,6 +1,7 @@
 """Tests of `imgstore disk attach`: real clients, the ends of the command, and lines that are refused."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -11,12 +12,15 @@ import pytest
 
 from imgstore.cli.commands.machines.disk_attach import AttachTarget, attach, serve_device
 from imgstore.domain.errors import InvalidInput, LeaseLost
+from imgstore.domain.names import ImageReference
+from imgstore.operations.disks.lazy import open_lazy_image
 from imgstore.operations.installation import Installation
 from imgstore.testing.pytest_plugin import require
 from imgstore.wire.boot_trace import parse_trace
 from tests.nbd.memory_disk import MemoryDisk
 from tests.support.attached_disk import start_attach
-from tests.support.sample_gallery import DEFINITION, GALLERY, GROUP, SampleImages, make_disk
+from tests.support.mounted_folder import mount_small
+from tests.support.sample_gallery import ADMIN, DEFINITION, GALLERY, GROUP, SampleImages, make_disk
 from tests.support.terminal import Terminal, enter_folder
 
 pytest_plugins = ["tests.support.published_gallery"]
@@ -56,6 +60,29 @@ def test_the_command_ends_when_the_last_client_leaves(published: Installation, t
     with start_attach(published.home, *line) as (running, shown):
         subprocess.run(["nbdinfo", shown["uri"]], check=True, timeout=60, stdout=subprocess.DEVNULL)
         assert running.wait(timeout=60) == 0
+
+
+@pytest.mark.engine("qemu-io")
+def test_a_full_disk_under_the_cache_is_reported_and_reads_continue(
+    published: Installation, samples: SampleImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    require("qemu-io")
+    with mount_small(tmp_path / "small", "2m") as folder:
+        monkeypatch.setenv("IMGSTORE_CACHE_DIR", str(folder / "cache"))
+        words = ["--gallery-image-reference", IMAGE, "--socket", str(tmp_path / "s")]
+        with start_attach(published.home, *words) as (running, shown):
+            read_all = ["qemu-img", "compare", "-f", "raw", "-F", "raw", shown["uri"], str(samples.first)]
+            subprocess.run(read_all, check=True, timeout=60)
+            running.send_signal(signal.SIGTERM)
+            assert running.wait(timeout=60) == 0
+            assert running.stderr is not None
+            said = running.stderr.read()
+    assert f"the segment cache in {folder / 'cache'} is not used" in said
+    with open_lazy_image(published, ADMIN, reference=ImageReference.parse(IMAGE)) as opened:
+        stored_bytes = sum(opened.reads.stored_bytes.values())
+    fetched = re.search(r"(\d+) bytes were read from the stores", said)
+    assert fetched is not None
+    assert int(fetched[1]) < 2 * stored_bytes, "the segments in use are in memory"
 
 
 @pytest.mark.parametrize(

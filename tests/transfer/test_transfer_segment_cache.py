@@ -439,12 +439,37 @@ def test_a_full_disk_is_reported_once_and_stops_no_read(full_disk: Path) -> None
     cache.close()
 
 
-def test_without_room_or_limit_nothing_is_kept(tmp_path: Path) -> None:
-    for cache, faults in (faulty(tmp_path / "a", has_room=lambda _bytes: False), faulty(tmp_path / "b", 0)):
-        check_reads_go_on(cache)
-        assert not faults
-    assert not files(tmp_path / "a")
-    assert not (tmp_path / "b").exists()
+def test_without_room_the_last_segments_are_kept_in_memory(tmp_path: Path) -> None:
+    """Otherwise each read of 4 KiB would fetch a segment."""
+    cache, faults = faulty(tmp_path / "c", has_room=lambda _bytes: False)
+    check_reads_go_on(cache)
+    assert len(faults) == 1
+    assert "keeps a reserve" in faults[0]
+    assert not files(tmp_path / "c")
+    fetch = Fetcher()
+    for number in (2, 3, 4, 5, 5, 4, 3, 2, 6, 3, 5):
+        read(cache, number, fetch(number))
+        found = cache.find(segment_name(number), 5, 9)
+        assert found is not None
+        assert found == segment_content(number)[5:14]
+        assert send(cache, number, 7, 9, refuse) == segment_content(number)[7:16]
+        assert not cache.holds(segment_name(number))
+    assert fetch.fetched == [2, 3, 4, 5, 6, 5], "four segments are kept"
+    cache.clear()
+    read(cache, 3, fetch(3))
+    assert fetch.fetched[-1] == 3
+    cache.close()
+
+
+def test_without_a_limit_nothing_is_kept(tmp_path: Path) -> None:
+    cache, faults = faulty(tmp_path / "c", 0)
+    check_reads_go_on(cache)
+    fetch = Fetcher()
+    for _ in range(2):
+        read(cache, 2, fetch(2))
+    assert fetch.fetched == [2, 2]
+    assert not faults
+    assert not (tmp_path / "c").exists()
 
 
 def test_a_file_in_place_of_the_folder_is_reported_once(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ guest (invariant D18).
 import threading
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import NamedTuple, NoReturn
@@ -16,7 +16,7 @@ from typing import NamedTuple, NoReturn
 from imgstore.domain import names
 from imgstore.domain.disks.outage import OUTAGE_SECONDS, Outage
 from imgstore.domain.disks.sources import Extent
-from imgstore.domain.errors import OutputError, StoreError, StoreUnreachable
+from imgstore.domain.errors import ImgstoreError, OutputError, StoreError, StoreUnreachable
 from imgstore.domain.identity.access import VERSIONS, Action, Principal
 from imgstore.domain.names import ImageReference
 from imgstore.domain.storage import object_keys
@@ -24,6 +24,7 @@ from imgstore.domain.storage.digests import DIGEST_BYTES, Digest
 from imgstore.domain.storage.sizes import BLOCK_BYTES
 from imgstore.operations.activity_log import record_activity
 from imgstore.operations.disks.export import PinnedDisk, hold_pin, meter_reads, pin_disk, pin_image, read_manifest
+from imgstore.operations.disks.read_ahead import CACHE_BYTES_MIN, ReadAhead
 from imgstore.operations.gallery.sharing import image_scope
 from imgstore.operations.installation import Installation
 from imgstore.operations.leases import Hold
@@ -86,6 +87,7 @@ class LazyDisk:
     outage: Outage
     is_read_only: bool = field(default=True, init=False)
     virtual_bytes: int = field(init=False)
+    read_ahead: ReadAhead = field(init=False)
     fetched_bytes: int = field(default=0, init=False)
     """The stored bytes of the fetched segments, and the fetched bytes of the boot pack."""
     pack: PackReader | None = field(default=None, init=False)
@@ -98,6 +100,7 @@ class LazyDisk:
         self.virtual_bytes = self.manifest.virtual_bytes
         self._data = tuple(self.manifest.extents())
         self._runs = _RunTable.of(self.manifest)
+        self.read_ahead = ReadAhead(self.manifest.runs, self._fetch_ahead)
 
     @property
     def source(self) -> str:
@@ -196,7 +199,11 @@ class LazyDisk:
     def _find_part(self, part: _Part) -> bytes | memoryview | None:
         """Read a part from the cache of the host: from a frame of the boot pack, or from a segment."""
         found = None if self.pack is None else self.pack.find(part.segment, part.inside, part.length)
-        return found if found is not None else self.cache.find(part.name, part.inside, part.length)
+        if found is None:
+            found = self.cache.find(part.name, part.inside, part.length)
+            if found is not None:
+                self.read_ahead.note_read(part.segment)
+        return found
 
     def _holds_part(self, part: _Part) -> bool:
         is_packed = self.pack is not None and self.pack.holds(part.segment, part.inside, part.length)
@@ -208,12 +215,29 @@ class LazyDisk:
             found = self.pack.read(part.segment, part.inside, part.length)
         if found is not None:
             return found
+        self.read_ahead.note_read(part.segment)
         return self.cache.read(part.name, part.inside, part.length, lambda: self._fetch(part.name), self.check)
 
     def _fetch(self, name: Digest) -> memoryview:
         """Fetch a segment, and wait for a store during an outage."""
         fetch = _Fetch(self, name)
         return self.outage.wait_out(fetch.attempt, self.check, fetch.may_pass)
+
+    def _fetch_ahead(self, segment: int) -> bool:
+        """Fetch a segment before its read. Return whether the cache keeps segments.
+
+        Nothing is fetched ahead from another region, because the bytes cost money.
+        """
+        name = self.manifest.segments.name(segment)
+        if self.cache.cache_bytes < CACHE_BYTES_MIN:
+            return False
+        if self.cache.holds(name) or self.installation.locator.is_avoided(self.pinned.slot):
+            return True
+        try:
+            self.cache.blocks(name, _Fetch(self, name).attempt, self.check)
+        except ImgstoreError:  # The read reports the error.
+            return True
+        return self.cache.holds(name)
 
     def count_fetched(self, length: int) -> None:
         """Count bytes that a store served."""
@@ -368,12 +392,11 @@ def open_pinned(
                 hold=hold,
                 outage=outage,
             )
-            if not uses_pack or not opened.cache.cache_bytes:
-                yield opened
-                return
-            with closing(_make_pack_reader(opened)) as pack:
-                opened.pack = pack
-                pack.start()
+            with ExitStack() as stack:
+                stack.enter_context(closing(opened.read_ahead))
+                if uses_pack and opened.cache.cache_bytes:
+                    opened.pack = stack.enter_context(closing(_make_pack_reader(opened)))
+                    opened.pack.start()
                 yield opened
 
 

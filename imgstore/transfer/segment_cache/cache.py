@@ -22,6 +22,8 @@ from imgstore.transfer.slot_access import CheckCancelled, never_cancelled
 CACHE_BYTES: Final = 10 * GIB
 _OPEN_FILES_MAX: Final = 1024
 """Opening a file and checking its trailer takes 25 us, more than the read of 4 KiB."""
+_UNKEPT_MAX: Final = 4
+"""Segments in memory, each with at most 4 MiB, while the folder takes none."""
 _OPEN_FILES_DIVISOR: Final = 4
 """The cache has at most this part of the open files that the process may have."""
 _TOUCH_SECONDS: Final = 1.0
@@ -41,7 +43,8 @@ class _Flight:
 class SegmentCache:
     """The cache of a host as one process sees it. Safe for several threads.
 
-    A fault of the folder, such as a full disk, never fails a read: the segment is fetched and not kept.
+    A fault of the folder, such as a full disk, never fails a read: the segment is fetched, and the last such segments are
+    in memory. A cache with the limit 0 keeps nothing.
     """
 
     def __init__(
@@ -82,6 +85,8 @@ class SegmentCache:
         self._lock = threading.Lock()
         self._opened: OrderedDict[Digest, SegmentFile] = OrderedDict()
         self._flights: dict[Digest, _Flight] = {}
+        self._unkept: OrderedDict[Digest, memoryview] = OrderedDict()
+        """The last segments that the folder did not take."""
         self._place: CacheFolder | None = None
         self._is_closed = False
         self._has_reported = False
@@ -177,6 +182,7 @@ class SegmentCache:
         """
         with self._lock:
             self._opened.clear()
+            self._unkept.clear()
         return self._open_place().clear()
 
     def close(self) -> None:
@@ -184,6 +190,7 @@ class SegmentCache:
         with self._lock:
             self._is_closed = True
             self._opened.clear()
+            self._unkept.clear()
             self._place = None
 
     # -- held segments
@@ -192,7 +199,7 @@ class SegmentCache:
         """Read a part of a held segment, or return None. A damaged file is removed."""
         opened = self._find(name)
         if opened is None:
-            return None
+            return self._read_unkept(name, offset, length)
         try:
             return opened.read(offset, opened.length if length is None else length)
         except UnusableFile:
@@ -201,6 +208,23 @@ class SegmentCache:
             self._drop(name, opened)
             self._report(error)
         return None
+
+    def _read_unkept(self, name: Digest, offset: int, length: int | None) -> memoryview | None:
+        if not self._unkept:
+            return None
+        with self._lock:
+            blocks = self._unkept.get(name)
+            if blocks is None:
+                return None
+            self._unkept.move_to_end(name)
+        return blocks[offset:] if length is None else blocks[offset : offset + length]
+
+    def _remember(self, name: Digest, blocks: memoryview) -> None:
+        """Keep a segment in memory that the folder did not take. Otherwise each read of 4 KiB would fetch 4 MiB."""
+        with self._lock:
+            self._unkept[name] = blocks
+            while len(self._unkept) > _UNKEPT_MAX:
+                self._unkept.popitem(last=False)
 
     def _enter_sending(self, stack: ExitStack, name: Digest, offset: int, length: int) -> FilePart | None:
         opened = self._find(name)
@@ -298,13 +322,23 @@ class SegmentCache:
             flight.is_done.set()
 
     def _keep(self, name: Digest, blocks: memoryview) -> None:
-        """Add a segment. Without room or with a fault, the segment is not kept."""
-        place = self._try_place()
-        if place is None or not self._has_room(len(blocks)):
+        """Add a segment. Without room or with a fault, only the last segments are kept, in memory."""
+        if self._is_closed or not self.cache_bytes:
             return
+        if not self._add(name, blocks):
+            self._remember(name, blocks)
+
+    def _add(self, name: Digest, blocks: memoryview) -> bool:
+        """Add a segment to the folder. Return whether the folder has the segment."""
+        place = self._try_place()
+        if place is None:
+            return False
+        if not self._has_room(len(blocks)):
+            self._report_text("its file system keeps a reserve for other programs")
+            return False
         try:
-            if place.add(self._file(name), name, blocks, self.cache_bytes):
-                self._find(name)  # Open the file, and record the use.
+            # Opening the file records the use.
+            return place.add(self._file(name), name, blocks, self.cache_bytes) and self._find(name) is not None
         except OSError as error:
             if place.is_deleted:
                 with self._lock:
@@ -312,6 +346,7 @@ class SegmentCache:
                     self._opened.clear()
             else:
                 self._report(error)
+            return False
 
     # -- the folder
 
@@ -337,11 +372,14 @@ class SegmentCache:
             return None
 
     def _report(self, error: OSError) -> None:
+        self._report_text(describe(error, self.folder))
+
+    def _report_text(self, reason: str) -> None:
         with self._lock:
             if self._has_reported:
                 return
             self._has_reported = True
-        self._on_fault(f"the segment cache in {self.folder} is not used: {describe(error, self.folder)}")
+        self._on_fault(f"the segment cache in {self.folder} is not used: {reason}")
 
 
 @dataclass(frozen=True, slots=True)
