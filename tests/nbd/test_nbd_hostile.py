@@ -117,6 +117,7 @@ def test_a_hundred_thousand_requests_without_a_read_of_replies_are_bounded(stack
     """A slow reader later gets all replies, and the unread replies need no memory before."""
     site = Site(stack, tmp_path, ServerLimits(unanswered_requests=128))
     client = site.connect(started=True)
+    client.socket.settimeout(None)  # A limit would hold for all sends together.
     many = 100_000
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
@@ -135,7 +136,9 @@ def test_a_hundred_thousand_requests_without_a_read_of_replies_are_bounded(stack
     assert 0 < seen <= 128 + buffered_bytes // (16 + 512)
     left = many * (16 + 512)
     while left:
-        left -= len(client.socket.recv(min(left, 1 << 20)))
+        received = client.socket.recv(min(left, 1 << 20))
+        assert received
+        left -= len(received)
     sender.join()
     grown_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert grown_kib < 64 << 10
