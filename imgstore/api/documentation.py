@@ -6,16 +6,25 @@ A thread builds the OpenAPI document at the first request. Later requests get th
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from typing import Final
+from typing import Any, Final
 
 from fastapi import FastAPI
 from fastapi.openapi.docs import get_swagger_ui_html, get_swagger_ui_oauth2_redirect_html
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response, StreamingResponse
 
+from imgstore.api.auth.rights import is_open
+
 _SCHEMA_PATH: Final = "/openapi.json"
 _PAGE_PATH: Final = "/docs"
 _REDIRECT_PATH: Final = "/docs/oauth2-redirect"
+_SCHEME: Final = "bearer"
+_BEARER: Final = {
+    "type": "http",
+    "scheme": "bearer",
+    "bearerFormat": "JWT",
+    "description": "An access token of `POST /{tenant}/oauth2/v2.0/token`, or of a registered issuer.",
+}
 _PIECE_BYTES: Final = 64 << 10
 """The size of a part of the response. A client that reads nothing keeps at most one part in memory."""
 
@@ -34,7 +43,18 @@ class _Schema:
         return await asyncio.shield(self._made)
 
     def _make(self) -> bytes:
-        return json.dumps(self._app.openapi(), ensure_ascii=False, separators=(",", ":")).encode()
+        document = _with_security(self._app.openapi())
+        return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _with_security(document: dict[str, Any]) -> dict[str, Any]:
+    """Add the bearer scheme, and the requirement of a token to each operation that needs a token."""
+    document.setdefault("components", {})["securitySchemes"] = {_SCHEME: _BEARER}
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            if not is_open(method.upper(), path):
+                operation["security"] = [{_SCHEME: []}]
+    return document
 
 
 def add_documentation(app: FastAPI) -> None:

@@ -74,6 +74,17 @@ def test_token_requires_the_correct_secret(api: Api) -> None:
     assert api.ask("GET", "/metadata/endpoints").body["authentication"]["audiences"] == [f"http://127.0.0.1:{api.port}"]
 
 
+def test_openapi_document_names_operations_that_need_a_token(api: Api) -> None:
+    document = api.ask("GET", "/openapi.json", version=None, headers={"Authorization": ""}).body
+    (name,) = document["components"]["securitySchemes"]
+    assert document["paths"]["/subscriptions"]["get"]["security"] == [{name: []}]
+    assert "security" not in document["paths"]["/healthz"]["get"]
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            if "security" not in operation and method == "get" and "{" not in path:
+                assert api.ask("GET", path, version=None, headers={"Authorization": ""}).status in (200, 503), path
+
+
 @pytest.mark.parametrize(
     ("version", "code"),
     [
