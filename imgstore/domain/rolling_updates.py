@@ -1,7 +1,9 @@
 """Rolling updates of scale sets: the steps of the instances, the batch size, and the status."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from typing import Final
 
@@ -40,6 +42,8 @@ class InstanceStep:
     state: StepState = StepState.PENDING
     reason: str | None = None
     """The reason for a failure."""
+    starts_again: bool = False
+    """Whether the instance ran before the step. The instance is started after the change of its OS disk."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,3 +102,22 @@ class UpdateProgress:
     failed: int = 0
     in_progress: int = 0
     pending: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RollingUpdate:
+    """The last rolling update of a scale set."""
+
+    source_reference: str
+    """The resource id of the image version or managed image that the instances get."""
+    batch_size: BatchSize
+    continues_on_failure: bool = False
+    """Whether the update continues after a failed instance."""
+    is_cancelled: bool = False
+    replaces_equal: bool = False
+    """Whether an instance with a disk of this image also gets a new disk, as a reimage does."""
+    steps: Sequence[InstanceStep] = ()
+    """A step for each instance, by id."""
+    started_at: datetime
+    changed_at: datetime
+    """The time of the last start or cancellation."""

@@ -15,6 +15,7 @@ from imgstore.domain import names
 from imgstore.domain.errors import InvalidInput
 from imgstore.domain.machines import SCALE_SET, SIZE, DiskAttachment
 from imgstore.domain.resources import HyperVGeneration, OsType
+from imgstore.domain.rolling_updates import RollingUpdate
 from imgstore.domain.states import ProvisioningState
 from imgstore.domain.tags import NO_TAGS
 
@@ -97,6 +98,8 @@ class ScaleSet:
     """Settings of the disks of each instance by disk key."""
     extra_properties: Mapping[str, Any] = field(default_factory=lambda: _NO_PROPERTIES)
     """Other fields of the request as JSON by path, shown in responses and never interpreted. No secrets."""
+    rolling_update: RollingUpdate | None = None
+    """The last rolling update. None before the first update."""
     created_at: datetime
     provisioning_state: ProvisioningState
 

@@ -35,6 +35,7 @@ from imgstore.ledger.statements.focus import FocusVersion
 from imgstore.operations.gallery import galleries
 from imgstore.operations.installation import Installation
 from imgstore.operations.network_records import NetworkScope
+from imgstore.operations.scale_sets.rolling_update import RolloutRequest
 from tests.support.sample_gallery import ADMIN, DEFINITION, GALLERY, GROUP, create_sample_gallery, open_home, request
 
 REFERENCE = ImageReference.parse(f"{GROUP}/{GALLERY}/{DEFINITION}/1.0.0")
@@ -110,6 +111,9 @@ VALUES: dict[str, Any] = {
     "pool_uid": "none",
     "unique_name": "none",
     "public_name": "none",
+    "instance_ids": [0],
+    "instance_id": 0,
+    "rollout": RolloutRequest(),
     "place": NetworkScope(group=GROUP, type="Microsoft.Network/virtualNetworks", name="net"),
 }
 REQUESTS: dict[str, Any] = {
@@ -133,7 +137,7 @@ KINDS = {"list_principals": PrincipalKind.USER, "page_network_records": "Microso
 INSIDE = {
     "permit", "permit_list", "record_activity", "record_resource_deletion", "permit_group", "authorize_interfaces", "find_image",
     "find_machine", "find_attachable", "move_disks", "find_original", "authorize_source", "make_disks", "make_disks_of_readers", "make_rows", "open_overlaid_disk", "open_disks", "open_files",
-    "open_stored_disks", "admit_reader", "forecast_of",
+    "open_stored_disks", "admit_reader", "forecast_of", "change_model", "roll_out", "reimage_instances",
 }  # fmt: skip
 """Steps of operations, which check the rights of what they name, within an operation that checks its own."""
 EMPTY = {"list_assignments", "list_visible_subscriptions"}

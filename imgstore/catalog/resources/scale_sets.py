@@ -5,7 +5,7 @@ Each write of a change depends on the token of the lease. A process with an outd
 
 import builtins
 from dataclasses import asdict
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import ColumnElement, Row, delete, select, tuple_, update
@@ -18,6 +18,7 @@ from imgstore.catalog.resources.groups import get_group_uid, is_group
 from imgstore.catalog.resources.machines import attachment_from_values, attachment_values
 from imgstore.domain.errors import LeaseLost, WorkLeased
 from imgstore.domain.machines import NO_SECRETS, MachineSecrets
+from imgstore.domain.rolling_updates import BatchSize, InstanceStep, RollingUpdate, StepState
 from imgstore.domain.scale_sets import RollingPolicy, ScaleSet, ScaleSetLease
 from imgstore.domain.states import ProvisioningState
 from imgstore.domain.text.durations import format_time
@@ -164,6 +165,7 @@ class ScaleSets(MutableRows[ScaleSet], table=_sets, noun="scale set", value=Scal
                 "said": dict(scale_set.extra_properties),
                 "disks": {key: attachment_values(each) for key, each in scale_set.attachments.items()},
                 "rolling": asdict(scale_set.rolling),
+                "update": None if scale_set.rolling_update is None else _update_values(scale_set.rolling_update),
             },
         )
 
@@ -177,6 +179,7 @@ class ScaleSets(MutableRows[ScaleSet], table=_sets, noun="scale set", value=Scal
             attachments={key: attachment_from_values(each) for key, each in row.kept.get("disks", {}).items()},
             extra_properties=row.kept.get("said", {}),
             rolling=RollingPolicy(**row.kept.get("rolling", {})),
+            rolling_update=_update_from_values(row.kept.get("update")),
         )
 
 
@@ -192,6 +195,38 @@ class SecretsOfScaleSets(Repository):
         """Return the secrets of a set. A set without secrets has empty secrets."""
         row = self._session.first(select(_secrets).where(_secrets.c.uid == scale_set_uid))
         return NO_SECRETS if row is None else to_value(MachineSecrets, row)
+
+
+def _update_values(update: RollingUpdate) -> dict[str, Any]:
+    """Return a rolling update as JSON. A step is a list, because a set has up to 1,000 steps."""
+    return {
+        "source": update.source_reference,
+        "batch_size": str(update.batch_size),
+        "continues": update.continues_on_failure,
+        "cancelled": update.is_cancelled,
+        "replaces_equal": update.replaces_equal,
+        "started_at": update.started_at.isoformat(),
+        "changed_at": update.changed_at.isoformat(),
+        "steps": [[each.instance_id, each.state, each.starts_again, each.reason] for each in update.steps],
+    }
+
+
+def _update_from_values(stored: dict[str, Any] | None) -> RollingUpdate | None:
+    if stored is None:
+        return None
+    return RollingUpdate(
+        source_reference=stored["source"],
+        batch_size=BatchSize.parse(stored["batch_size"]),
+        continues_on_failure=stored["continues"],
+        is_cancelled=stored["cancelled"],
+        replaces_equal=stored["replaces_equal"],
+        started_at=datetime.fromisoformat(stored["started_at"]),
+        changed_at=datetime.fromisoformat(stored["changed_at"]),
+        steps=tuple(
+            InstanceStep(instance_id=number, state=StepState(state), starts_again=starts_again, reason=reason)
+            for number, state, starts_again, reason in stored["steps"]
+        ),
+    )
 
 
 def _is_leased(lease: ScaleSetLease) -> ColumnElement[bool]:

@@ -91,12 +91,16 @@ def start_machine(
     """
     scope = names.compute_id(installation.subscription, group, MACHINE, name)
     with record_activity(installation, principal, Action.START, scope, is_permitted=is_permitted):
-        machine = _find(installation, group, name)
-        _check_host(installation, machine, request)
-        run = _claim(installation, machine, request)
-        if run is not None:
-            _start_supervisor(installation, machine, run)
-        return _read_run(installation, machine)
+        return start_run(installation, _find(installation, group, name), request)
+
+
+def start_run(installation: Installation, machine: Machine, request: StartRequest) -> MachineRun:
+    """Start a machine on this host, after a check of the rights. Raises the errors of `start_machine`."""
+    _check_host(installation, machine, request)
+    run = _claim(installation, machine, request)
+    if run is not None:
+        _start_supervisor(installation, machine, run)
+    return _read_run(installation, machine)
 
 
 def stop_machine(
@@ -142,17 +146,25 @@ def restart_machine(
     """
     scope = names.compute_id(installation.subscription, group, MACHINE, name)
     with record_activity(installation, principal, Action.RESTART, scope):
-        machine = _find(installation, group, name)
-        with installation.catalog.reading() as transaction:
-            run = find_run(transaction, machine)
-        if run is None or not run.state.is_active:
-            raise _not_running_error(machine, run)
-        request = StartRequest(forwards=run.forwards, runs_as=run.runs_as)
-        stop_run(installation, machine, shutdown_seconds=shutdown_seconds)
-        claimed = _claim(installation, machine, request)
-        if claimed is not None:
-            _start_supervisor(installation, machine, claimed)
-        return _read_run(installation, machine)
+        return restart_run(installation, _find(installation, group, name), shutdown_seconds=shutdown_seconds)
+
+
+def restart_run(installation: Installation, machine: Machine, *, shutdown_seconds: float = STOP_SECONDS) -> MachineRun:
+    """Stop a machine, and start it with the options of the last start, after a check of the rights.
+
+    Raises:
+        Conflict: the machine does not run.
+    """
+    with installation.catalog.reading() as transaction:
+        run = find_run(transaction, machine)
+    if run is None or not run.state.is_active:
+        raise _not_running_error(machine, run)
+    request = StartRequest(forwards=run.forwards, runs_as=run.runs_as)
+    stop_run(installation, machine, shutdown_seconds=shutdown_seconds)
+    claimed = _claim(installation, machine, request)
+    if claimed is not None:
+        _start_supervisor(installation, machine, claimed)
+    return _read_run(installation, machine)
 
 
 def show_power(

@@ -1,0 +1,1 @@
+"""Scale sets: creation, capacity, model, rolling updates and power states."""

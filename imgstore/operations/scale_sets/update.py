@@ -1,0 +1,181 @@
+"""Update scale sets: change the model, and move instances to the model."""
+
+import threading
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
+from typing import Final
+
+from imgstore.domain import names
+from imgstore.domain.errors import Conflict, LeaseLost, StoreError
+from imgstore.domain.identity.access import Action, Principal
+from imgstore.domain.machines import SCALE_SET
+from imgstore.domain.scale_sets import ScaleSet, ScaleSetLease, UpgradeMode
+from imgstore.domain.states import ProvisioningState
+from imgstore.operations import lookup
+from imgstore.operations.activity_log import record_activity
+from imgstore.operations.installation import Installation
+from imgstore.operations.scale_sets.model import ModelChange, change_model
+from imgstore.operations.scale_sets.rolling_update import RolloutRequest, list_outdated, roll_out
+
+_BEAT_SECONDS: Final = 1.0
+
+
+def update_scale_set(
+    installation: Installation,
+    principal: Principal,
+    *,
+    group: str,
+    name: str,
+    change: ModelChange,
+    rollout: RolloutRequest,
+    on_changed: Callable[[ScaleSet], None] = lambda _scale_set: None,
+) -> ScaleSet:
+    """Change the model of a scale set, and move the instances to the model.
+
+    With the upgrade mode Manual, the instances stay, until `update_instances` names them. Otherwise all instances without
+    the model are updated in batches. The same call resumes an interrupted or failed update.
+
+    Args:
+        installation: the installation.
+        principal: the caller.
+        group: the name of the resource group.
+        name: the name of the scale set.
+        change: the new values of the model.
+        rollout: the batches and the probe.
+        on_changed: receives the set with the new model, before instances change.
+
+    Raises:
+        InvalidInput: the image does not fit the instances. The error has a detail for each difference.
+        ImageNotAvailable: the version does not exist, or is not complete in the region.
+        Conflict: an instance failed. The error has a detail for each failed instance.
+        WorkLeased: another process changes the set.
+    """
+    scope = names.compute_id(installation.subscription, group, SCALE_SET, name)
+    with record_activity(installation, principal, Action.WRITE, scope):
+        installation.locator.health.refresh()
+        with hold_scale_set(installation, group, name) as lease:
+            changed = change_model(installation, lease, change, principal)
+            on_changed(changed)
+            if changed.upgrade_mode is UpgradeMode.MANUAL:
+                _note_outdated(installation, changed)
+                return changed
+            return roll_out(installation, lease, rollout, principal)
+
+
+def update_instances(
+    installation: Installation,
+    principal: Principal,
+    *,
+    group: str,
+    name: str,
+    instance_ids: Collection[int] | None,
+    rollout: RolloutRequest,
+) -> ScaleSet:
+    """Move the named instances to the model of their set, in any upgrade mode. None: all instances without the model.
+
+    Raises:
+        Conflict: an instance failed. The error has a detail for each failed instance.
+        NotFound: a named instance does not exist.
+        WorkLeased: another process changes the set.
+    """
+    scope = names.compute_id(installation.subscription, group, SCALE_SET, name)
+    with record_activity(installation, principal, Action.MANUAL_UPGRADE, scope):
+        installation.locator.health.refresh()
+        with hold_scale_set(installation, group, name) as lease:
+            return roll_out(installation, lease, rollout, principal, instance_ids=instance_ids)
+
+
+def reimage_scale_set(
+    installation: Installation,
+    principal: Principal,
+    *,
+    group: str,
+    name: str,
+    instance_ids: Collection[int] | None,
+    rollout: RolloutRequest,
+) -> ScaleSet:
+    """Give instances a new OS disk of the image in the model. The changes of the guests are lost. None: all instances.
+
+    Raises:
+        Conflict: an instance failed. The error has a detail for each failed instance.
+        NotFound: a named instance does not exist.
+        WorkLeased: another process changes the set.
+    """
+    scope = names.compute_id(installation.subscription, group, SCALE_SET, name)
+    with record_activity(installation, principal, Action.REIMAGE, scope):
+        installation.locator.health.refresh()
+        with hold_scale_set(installation, group, name) as lease:
+            with installation.catalog.reading() as transaction:
+                instances = transaction.machines.list_instances(lease.uid)
+            ids = [each.instance_id for each in instances if each.instance_id is not None]
+            return roll_out(
+                installation,
+                lease,
+                rollout,
+                principal,
+                instance_ids=ids if instance_ids is None else instance_ids,
+                replaces_equal=True,
+            )
+
+
+@contextmanager
+def hold_scale_set(installation: Installation, group: str, name: str) -> Iterator[ScaleSetLease]:
+    """Lease a scale set that is ready, and renew the lease while the block runs.
+
+    Raises:
+        Conflict: the creation or the change of the capacity is not finished.
+        WorkLeased: another process changes the set.
+    """
+    keeper = installation.keeper
+    with installation.catalog.transaction() as transaction:
+        found = lookup.find_scale_set(transaction, installation.subscription, group, name)
+        holder = transaction.scale_sets.find_holder(found.uid)
+        dead = holder if holder is not None and keeper.is_dead(holder) else None
+        lease = transaction.scale_sets.lease(
+            found.uid, holder=keeper.holder, lease_seconds=keeper.lease_seconds, steal_from=dead
+        )
+        _check_ready(found)
+    ended = threading.Event()
+
+    def renew() -> None:
+        waited = 0.0
+        while not ended.wait(_BEAT_SECONDS):
+            waited += _BEAT_SECONDS
+            if waited >= keeper.lease_seconds / 3:
+                with suppress(LeaseLost, StoreError), installation.catalog.transaction() as transaction:
+                    transaction.scale_sets.renew(lease, lease_seconds=keeper.lease_seconds)
+                waited = 0.0
+
+    beat = threading.Thread(target=renew, name="scale-set-lease", daemon=True)
+    beat.start()
+    try:
+        yield lease
+    finally:
+        ended.set()
+        beat.join()
+        with suppress(StoreError), installation.catalog.transaction() as transaction:
+            transaction.scale_sets.release(lease)
+
+
+def _check_ready(scale_set: ScaleSet) -> None:
+    if scale_set.former_capacity is not None or scale_set.provisioning_state is ProvisioningState.CREATING:
+        raise Conflict(
+            f"The scale set '{scale_set.name}' is not ready.",
+            found=f"provisioning state {scale_set.provisioning_state}, an unfinished change of the capacity",
+            expected="Succeeded",
+            hint="repeat the creation or `imgstore vmss scale`, which resumes",
+            target=scale_set.resource_id,
+            code="OperationNotAllowed",
+        )
+
+
+def _note_outdated(installation: Installation, scale_set: ScaleSet) -> None:
+    with installation.catalog.reading() as transaction:
+        outdated = list_outdated(scale_set, transaction.machines.list_instances(scale_set.uid))
+    if outdated:
+        task = f"scale set {scale_set.name}"
+        installation.note(
+            task,
+            f"{task}: the upgrade mode is Manual, so {len(outdated)} instances stay without the model: "
+            f"`imgstore vmss update-instances -g {scale_set.group} -n {scale_set.name} --instance-ids '*'` updates them",
+        )
