@@ -14,9 +14,8 @@ from imgstore.domain.names import ImageReference
 from imgstore.domain.states import ReplicaState
 from imgstore.domain.storage.sizes import MIB
 from imgstore.ledger.entries import ChargeKind
-from imgstore.operations.disks.commit import overlay_base
 from imgstore.operations.disks.disks import delete_disk
-from imgstore.operations.disks.lazy import LazyDisk, open_lazy_disk, open_lazy_image
+from imgstore.operations.disks.lazy import LazyDisk, open_lazy_disk, open_lazy_image, overlay_base
 from imgstore.operations.installation import Installation
 from imgstore.transfer.overlay.device import OverlayDevice
 from imgstore.transfer.overlay.overlay import open_overlay

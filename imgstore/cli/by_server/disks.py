@@ -7,7 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imgstore.cli.by_server.galleries import above, fetch_page
-from imgstore.cli.commands.machines.disk import ExportRequest, check_predictable, export_result, note_kept_disk
+from imgstore.cli.commands.machines.disk_lifecycle import (
+    ExportRequest,
+    check_predictable,
+    export_result,
+    note_kept_disk,
+)
 from imgstore.cli.framework.command import Answer
 from imgstore.cli.framework.forecasts import answer_forecast_json
 from imgstore.cli.framework.server_dispatch import ServerCommand, local_only

@@ -25,7 +25,7 @@ from imgstore.operations import lookup
 from imgstore.operations.activity_log import record_activity
 from imgstore.operations.disks.export import PinnedDisk, list_alternative_slots, pin_manifest
 from imgstore.operations.disks.from_source import Origin, make_disks_of_readers
-from imgstore.operations.disks.lazy import LazyDisk, open_pinned
+from imgstore.operations.disks.lazy import open_pinned
 from imgstore.operations.disks.placement import choose_readable_slot
 from imgstore.operations.disks.sources import COPYABLE_KINDS, list_candidate_ids
 from imgstore.operations.gallery.groups import permit_group
@@ -111,22 +111,6 @@ def open_overlaid_disk(installation: Installation, principal: Principal, changes
             origin=Origin(slot=pinned.slot, manifest_digest=pinned.manifest.digest),
             os_properties=os_properties,
         )
-
-
-def overlay_base(opened: LazyDisk, disk_key: str) -> OverlayBase:
-    """Return the description of an open disk as the base of an overlay.
-
-    Args:
-        opened: the disk.
-        disk_key: the disk of the image version, or `os`.
-    """
-    return OverlayBase(
-        virtual_bytes=opened.virtual_bytes,
-        disk_digest=opened.manifest.disk_digest,
-        location=opened.source,
-        disk_key=disk_key,
-        region=opened.pinned.slot.key.region,
-    )
 
 
 def read_base(changes: Path) -> OverlayBase:

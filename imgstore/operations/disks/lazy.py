@@ -32,6 +32,7 @@ from imgstore.operations.replication.boot_packs import read_pack_key
 from imgstore.operations.slots.cross_region_reads import CrossRegionReads
 from imgstore.operations.slots.degrade import degrade_damaged
 from imgstore.segments.manifest import Manifest
+from imgstore.transfer.overlay.journal import OverlayBase
 from imgstore.transfer.pack_reader import PackReader
 from imgstore.transfer.scatter import Damage, SegmentReader
 from imgstore.transfer.segment_cache import SegmentCache
@@ -414,4 +415,20 @@ def _make_pack_reader(disk: LazyDisk) -> PackReader:
         on_fetched=disk.count_fetched,
         on_fault=lambda reason: installation.note(disk.source, f"the boot pack is not used: {reason}"),
         check_cancelled=disk.check,
+    )
+
+
+def overlay_base(opened: LazyDisk, disk_key: str) -> OverlayBase:
+    """Return the description of an open disk as the base of an overlay.
+
+    Args:
+        opened: the disk.
+        disk_key: the disk of the image version, or `os`.
+    """
+    return OverlayBase(
+        virtual_bytes=opened.virtual_bytes,
+        disk_digest=opened.manifest.disk_digest,
+        location=opened.source,
+        disk_key=disk_key,
+        region=opened.pinned.slot.key.region,
     )

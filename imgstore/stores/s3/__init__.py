@@ -1,1 +1,1 @@
-"""Store objects in S3 buckets. The only package that imports boto3."""
+"""Store objects in S3 buckets. The only package that imports botocore."""

@@ -20,8 +20,7 @@ from imgstore.domain.names import ImageReference
 from imgstore.nbd.channels import load_certificates
 from imgstore.nbd.listeners import listen_tcp, listen_unix, uri_of
 from imgstore.nbd.server import NbdServer
-from imgstore.operations.disks.commit import overlay_base
-from imgstore.operations.disks.lazy import LazyDisk, open_lazy_disk, open_lazy_image
+from imgstore.operations.disks.lazy import LazyDisk, open_lazy_disk, open_lazy_image, overlay_base
 from imgstore.transfer.overlay.device import OverlayDevice
 from imgstore.transfer.overlay.journal import OverlayBase
 from imgstore.transfer.overlay.overlay import open_overlay

@@ -5,7 +5,8 @@ from typing import Any
 
 import click
 
-from imgstore.cli.commands.machines.disk import TABLE, disk
+from imgstore.cli.commands.machines.disk import disk
+from imgstore.cli.commands.machines.disk_lifecycle import TABLE
 from imgstore.cli.framework import options
 from imgstore.cli.framework.session import Session
 from imgstore.domain.names import VersionName
