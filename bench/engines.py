@@ -42,6 +42,10 @@ class Bucket:
         """Bodies that its engine has received and sent so far, by its own counters."""
         return sum(self.engine.traffic())
 
+    def sent_bytes(self) -> int:
+        """Bodies that its engine has sent so far, by its own counters."""
+        return self.engine.traffic()[1]
+
     def requests(self) -> int:
         """What its engine has answered so far, by its own counters."""
         return self.engine.requests()

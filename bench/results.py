@@ -31,6 +31,8 @@ class Unit(StrEnum):
     """How many were done in a second."""
     RATIO = "x"
     """So many times faster, or fewer: the larger, the better for imgstore."""
+    SHARE = "share"
+    """A part of another figure: the smaller, the better for imgstore."""
     BYTES_PER_SECOND = "bytes per second"
     POWER = "power"
     """The p of what grows as size^p: 1 is in proportion, 0 is not at all; the slope in a plot of logarithms."""
@@ -282,6 +284,8 @@ def show(figure: Figure) -> str:
             return f"{_digits(figure.value)} a second"
         case Unit.REQUESTS:
             return f"{figure.value:,.0f} requests"
+        case Unit.SHARE:
+            return f"{_digits(figure.value * 100)}%"
         case Unit.RATIO:
             return f"{_digits(figure.value)} x"
         case Unit.BYTES_PER_SECOND:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from bench.cases import (
+    boot,
     caching,
     choices,
     distance,
@@ -10,6 +11,7 @@ from bench.cases import (
     exports,
     growing,
     keeping,
+    lazy,
     limits,
     outages,
     replication,
@@ -31,6 +33,8 @@ CASES: Mapping[str, Case] = {
         exports,
         caching,
         keeping,
+        lazy,
+        boot,
         serving,
         growing,
         outages,
