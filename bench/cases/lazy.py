@@ -1,6 +1,7 @@
 """A disk that is read while it is fetched: the first 4 KiB, and reads of a disk that the host has already."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from bench.block_servers import (
 from bench.disks import BLOCK_BYTES, DiskName, raw_path
 from bench.measuring import Case, Found, Samples, World, in_turn, real_pieces
 from bench.nbd_client import NbdClient, NbdFailed
-from bench.processes import Command, ProgramFailed, run_timed
+from bench.peers import beside_python
 from bench.results import Door, Figure, Goal, Unit, ratio
 from imgstore.domain.storage.sizes import PIECE_BYTES
 
@@ -48,7 +49,7 @@ def measure_lazy(world: World) -> Found:
         for server in in_turn([each for each in servers if each.name not in failed], number):
             try:
                 _measure(world, samples, server, origin, number)
-            except (OSError, NbdFailed, ProgramFailed) as error:
+            except (OSError, NbdFailed, subprocess.SubprocessError) as error:
                 failed[server.name] = f"failed in round {number + 1}: {type(error).__name__}"
         _measure_starts(samples, origin)
     figures = samples.figures()
@@ -123,8 +124,10 @@ def _measure(world: World, samples: Samples, server: BlockServer, origin: Origin
 
 def _copy(socket: Path) -> float:
     """Reads the whole disk with nbdcopy; gives the seconds."""
-    words = ["timeout", str(_COPY_SECONDS_MAX), "nbdcopy", f"nbd+unix:///?socket={socket}", "null:"]
-    return run_timed(words).seconds
+    began = time.perf_counter()
+    words = ["nbdcopy", f"nbd+unix:///?socket={socket}", "null:"]
+    subprocess.run(words, check=True, capture_output=True, timeout=_COPY_SECONDS_MAX)
+    return time.perf_counter() - began
 
 
 def _offsets(origin: Origin, count: int, seed: int) -> Sequence[int]:
@@ -136,12 +139,17 @@ def _offsets(origin: Origin, count: int, seed: int) -> Sequence[int]:
 def _measure_starts(samples: Samples, origin: Origin) -> None:
     """The start of a short command, and an attach in a process that has attached another disk before."""
     samples.settle()
-    samples.add("list_seconds", origin.gallery.installation.run("sig", "list").seconds, Unit.SECONDS, Door.PUBLIC)
+    began = time.perf_counter()
+    environment = {**os.environ, **origin.gallery.installation.environment}
+    words: list[str | Path] = [beside_python("imgstore"), "sig", "list"]
+    subprocess.run(words, env=environment, check=True, capture_output=True, timeout=_READY_SECONDS_MAX)
+    samples.add("list_seconds", time.perf_counter() - began, Unit.SECONDS, Door.PUBLIC)
     IMGSTORE.forget(origin)
-    environment = IMGSTORE.environment(origin)
     socket = origin.folder / "inside.sock"
-    words: Command = [sys.executable, "-m", "bench.inside_attach", origin.gallery.name, origin.version, socket]
-    seconds = json.loads(run_timed(words, environment).output)
+    words = [sys.executable, "-m", "bench.inside_attach", origin.gallery.name, origin.version, socket]
+    environment |= IMGSTORE.environment(origin)
+    done = subprocess.run(words, env=environment, check=True, capture_output=True, timeout=_READY_SECONDS_MAX)
+    seconds = json.loads(done.stdout)
     samples.add("imgstore_inside_seconds", seconds, Unit.SECONDS, Door.INSIDE, "from the call to the first 4 KiB")
     shutil.rmtree(origin.cache, ignore_errors=True)
 

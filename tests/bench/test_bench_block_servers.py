@@ -5,8 +5,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from test_bench_cases import main
 
+from bench.__main__ import main
 from bench.block_servers import LOCAL, BlockServer, Origin, QemuNbd, RcloneMount, find_servers
 from bench.engines import Bucket
 from bench.installation import Gallery, Installation

@@ -42,7 +42,11 @@ _COMMANDS: Final = {
             "Revoke the signed URL of a disk. Uploaded bytes become the content of the disk.",
         ),
         ("show", "disk_lifecycle:show", "Show a managed disk and its replica."),
-        ("trace", "disk_trace:trace", "Record which blocks a boot reads, and store them as a boot pack in each replica."),
+        (
+            "trace",
+            "disk_trace:trace",
+            "Record which blocks a boot reads, and store them as a boot pack in each replica.",
+        ),
     )
 }
 
