@@ -28,8 +28,14 @@ HEADINGS = st.text(st.characters(categories=["L", "N"]), max_size=130)
 
 
 def columns_of(line: str) -> int:
+    """Count as terminals do: format characters and marks have no column, except the soft hyphen."""
     return sum(
-        0 if unicodedata.combining(each) else 2 if unicodedata.east_asian_width(each) in "FW" else 1 for each in line
+        0
+        if (unicodedata.combining(each) or unicodedata.category(each) in {"Cf", "Me", "Mn"}) and each != "\u00ad"
+        else 2
+        if unicodedata.east_asian_width(each) in "FW"
+        else 1
+        for each in line
     )
 
 
@@ -72,6 +78,11 @@ def test_a_table_with_too_many_columns_becomes_blocks() -> None:
     assert first == second
     assert first.split("\n")[:2] == ["Heading00  0", "Heading01  1"]
     assert "Empty" not in first
+
+
+def test_a_soft_hyphen_takes_a_column() -> None:
+    assert text_columns("a\u00adb") == 3
+    check_fits(table_text([{"Name": "a\u00ad" * 80, "Tag": "\u0301b" * 80}]) or "")
 
 
 def test_wide_characters_take_two_columns() -> None:

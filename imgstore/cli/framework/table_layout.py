@@ -14,6 +14,7 @@ _TEXT_COLUMNS_MIN: Final = 12
 """A column of texts is not made narrower."""
 _WORD_COLUMNS_MAX: Final = 36
 """A word up to this length is not broken: people copy UUIDs."""
+_SOFT_HYPHEN: Final = "\u00ad"
 _PARTS: Final = re.compile(r"[A-Z]*[^A-Z]+|[A-Z]+")
 """The parts of a heading: "StorageAccountType" is "Storage", "Account", "Type"."""
 
@@ -83,6 +84,8 @@ def text_columns(text: str) -> int:
 
 
 def _character_columns(character: str) -> int:
+    if character == _SOFT_HYPHEN:  # Terminals show this format character.
+        return 1
     if unicodedata.combining(character) or unicodedata.category(character) in {"Cf", "Me", "Mn"}:
         return 0
     return 2 if unicodedata.east_asian_width(character) in {"F", "W"} else 1
