@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -105,6 +106,13 @@ def _await_listening(process: subprocess.Popen[str]) -> None:
         raise RuntimeError("disk attach ended")
 
 
+@contextmanager
+def _socket_folder() -> Iterator[Path]:
+    """A folder with a short path, because the path of a socket has at most 107 bytes."""
+    with tempfile.TemporaryDirectory(prefix="storm-") as folder:
+        yield Path(folder)
+
+
 def measure_storm(world: World) -> Found:
     samples, disk = world.samples(), raw_path(world.disks, DiskName.V2)
     trace, origin = boot_trace(disk, quick=world.quick)
@@ -112,9 +120,13 @@ def measure_storm(world: World) -> Found:
     trace.save(file)
     (gallery,) = world.galleries("storm")
     gallery.publish(VERSION, disk)
-    folder = world.scratch / "sockets"
-    folder.mkdir()
-    host = Host(gallery=gallery, folder=folder)
+    with _socket_folder() as folder:
+        return _measure_all(world, samples, disk, trace, origin, Host(gallery=gallery, folder=folder), file)
+
+
+def _measure_all(
+    world: World, samples: Samples, disk: Path, trace: Trace, origin: str, host: Host, file: Path
+) -> Found:
     count, readers = world.sized(GUESTS, 16), world.sized(READERS, 8)
     peers, absent = _peers(world, disk)
     notes = [f"the boot of v2 is {origin}: {len(trace.reads):,} reads", *absent]
@@ -228,16 +240,17 @@ def _boot_peer(samples: Samples, world: World, name: str, serving: Serving, trac
 @contextmanager
 def _nbdkit(url: str, folder: Path) -> Iterator[Path]:
     """Serves by nbdkit with its curl plugin (man nbdkit-curl-plugin) and its cache filter (man nbdkit-cache-filter)."""
-    socket = folder / "nbd.sock"
     # cache-on-read keeps what is read, and not only what is written. TMPDIR has the cache.
-    words = ["nbdkit", "--foreground", "--readonly", "--unix", str(socket), "--filter=cache", "curl"]
-    words += [f"url={url}", "cache-on-read=true"]
-    with subprocess.Popen(words, env={**os.environ, "TMPDIR": str(folder)}, stderr=subprocess.DEVNULL) as server:
-        try:
-            _await(socket.exists, server)
-            yield socket
-        finally:
-            server.terminate()
+    with _socket_folder() as sockets:
+        socket = sockets / "nbd.sock"
+        words = ["nbdkit", "--foreground", "--readonly", "--unix", str(socket), "--filter=cache", "curl"]
+        words += [f"url={url}", "cache-on-read=true"]
+        with subprocess.Popen(words, env={**os.environ, "TMPDIR": str(folder)}, stderr=subprocess.DEVNULL) as server:
+            try:
+                _await(socket.exists, server)
+                yield socket
+            finally:
+                server.terminate()
 
 
 @contextmanager
@@ -271,12 +284,11 @@ def _await(is_ready: Callable[[], bool], server: "subprocess.Popen[bytes]") -> N
 def _fail_over(samples: Samples, world: World, disk: Path, trace: Trace, number: int) -> None:
     """Boots from a version with two replicas, whose first engine is frozen, then killed, at half of the boot."""
     folder = world.scratch / f"failing-{number}"
-    with start_minio_cluster(folder / "engines", 2) as engines:
+    with start_minio_cluster(folder / "engines", 2) as engines, _socket_folder() as sockets:
         site = ZonedSite(regions=tuple(Bucket(engine=engine, name="imgstore-failing") for engine in engines))
         gallery = Installation.make(folder / "installation", site).make_gallery("failing")
         gallery.publish(VERSION, disk, [f"{SOURCE_REGION}=2"])
-        (folder / "sockets").mkdir()
-        host = Host(gallery=gallery, folder=folder / "sockets")
+        host = Host(gallery=gallery, folder=sockets)
         for name, sent in (("frozen", signal.SIGSTOP), ("refused", signal.SIGKILL)):
             host.forget()
             with host.attached(1) as (socket,), NbdClient(socket) as client:
