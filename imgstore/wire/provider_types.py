@@ -44,6 +44,10 @@ _POLLED: Final = tuple(sorted({*_MACHINES, *_DISKS, *GALLERIES, *_RESOURCES}, re
 _USAGE: Final = ("2024-08-01", "2023-05-01", "2021-10-01", "2019-10-01", "2018-06-30", "2018-06-01")
 
 _GALLERY_TYPES: Final = ("galleries", "galleries/images", "galleries/images/versions")
+_NETWORK_PARTS: Final = (
+    "virtualNetworks/subnets", "networkSecurityGroups/securityRules", "networkInterfaces/ipConfigurations",
+    "loadBalancers/inboundNatRules",
+)  # fmt: skip
 _RESOURCE_TYPES: Final = (
     "deployments", "deployments/operations", "locations", "providers", "resourceGroups", "subscriptions",
     "subscriptions/locations", "subscriptions/providers", "subscriptions/resourceGroups", "tenants",
@@ -61,7 +65,7 @@ PROVIDERS: Final[Mapping[str, Mapping[str, Sequence[str]]]] = {
         "locations/capsOperations": _POLLED,
     },
     "Microsoft.Resources": dict.fromkeys(_RESOURCE_TYPES, _RESOURCES),
-    NETWORK: dict.fromkeys((each.partition("/")[2] for each in NETWORK_TYPES), _NETWORK),
+    NETWORK: dict.fromkeys((*(each.partition("/")[2] for each in NETWORK_TYPES), *_NETWORK_PARTS), _NETWORK),
     "Microsoft.Consumption": {"usageDetails": _USAGE},
     "Microsoft.ResourceGraph": {
         "resources": ("2024-04-01", "2022-10-01", "2021-03-01", "2019-04-01", "2018-09-01-preview")

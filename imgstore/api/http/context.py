@@ -442,7 +442,12 @@ def exact_response(status: int, body: Json) -> Response:
 
 
 def compute_etag(body: Json) -> str:
-    """Return the ETag of a resource. The state of processes does not count, because no request changes it."""
+    """Return the ETag of a resource: the ETag in the body, or a digest of the body.
+
+    The state of processes does not count, because no request changes it.
+    """
+    if shown := body.get("etag"):
+        return str(shown).removeprefix("W/")
     unstable = ("replicationStatus", "provisioningStateDetails")
     properties = {name: value for name, value in body["properties"].items() if name not in unstable}
     text = _SORTER.encode({**body, "properties": properties})
