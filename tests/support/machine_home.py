@@ -54,15 +54,16 @@ def keep_machines(home: Path) -> Iterator[Path]:
                     os.kill(pid, signal.SIGKILL)
 
 
-def publish(home: Path, disk: Path, *options: str) -> None:
+def publish(home: Path, disk: Path, *options: str, database: str | None = None) -> None:
     """Make an image version of a disk."""
+    catalog = "" if database is None else f" --database {database}"
     for line in (
         "group create -n rg -l southcentralus",
         "sig create -g rg -r gallery -l southcentralus",
         f"sig image-definition create {DEFINITION} --publisher p --offer o --sku s --os-type Linux {' '.join(options)}",
         f"sig image-version create {DEFINITION} -e 1.0.0 --os-vhd-uri {disk}",
     ):
-        run(home, line)
+        run(home, line + catalog)
 
 
 def find_processes(home: Path) -> list[int]:
@@ -106,11 +107,16 @@ def kill(holder: str | None) -> None:
     assert holder is not None
     assert not is_dead(holder)
     os.kill(pid_of(holder), signal.SIGKILL)
+    await_death(holder)
+
+
+def await_death(holder: str | None) -> None:
+    """Wait for the end of a process."""
     effects = Effects()
     for _ in range(_ROUNDS):
         if is_dead(holder):
             return
-        effects.wait(0.01)
+        effects.wait(_ROUND_SECONDS)
     raise AssertionError(f"{holder} does not end")
 
 

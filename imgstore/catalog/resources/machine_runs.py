@@ -9,7 +9,7 @@ from sqlalchemy import delete, select, update
 from imgstore.catalog import schema
 from imgstore.catalog.engine.repository import MutableRows, Repository
 from imgstore.catalog.engine.rows import to_columns, to_value
-from imgstore.domain.machine_runs import MachineRun, PortForward
+from imgstore.domain.machine_runs import MachineRun, PortForward, PowerState
 from imgstore.domain.machines import MachineSecrets
 
 _runs = schema.machine_runs
@@ -35,8 +35,9 @@ class MachineRuns(MutableRows[MachineRun], table=_runs, noun="run of a machine",
         return self._list(select(_runs).where(_runs.c.host.startswith(f"{host_name}/", autoescape=True)))
 
     def renew(self, run: MachineRun, lease_seconds: float) -> bool:
-        """Renew the lease of a run. Return False if a later start has replaced the run."""
-        mine = (_runs.c.uid == run.uid) & (_runs.c.run_uid == run.run_uid)
+        """Renew the lease of a run. Return False if a later start has replaced the run, or a stop has ended it."""
+        ended = [each for each in PowerState if not each.is_active]
+        mine = (_runs.c.uid == run.uid) & (_runs.c.run_uid == run.run_uid) & _runs.c.state.not_in(ended)
         until = self._session.now() + timedelta(seconds=lease_seconds)
         return bool(self._session.change(update(_runs).where(mine).values(lease_expires_at=until)))
 

@@ -5,7 +5,6 @@ import re
 import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -36,9 +35,12 @@ from imgstore.operations.machines.runs import (
     CONTROL,
     check_same_host,
     end_processes,
+    end_replaced_run,
+    find_noted_sockets,
     find_run,
     is_over,
     machine_folder,
+    make_sockets_folder,
     observe,
     stop_run,
 )
@@ -271,7 +273,8 @@ def check_machine_host(runs_as: str | None) -> None:
 
 
 def reconcile_machines(installation: Installation) -> None:
-    """Record the ends of the runs of this host, and start missing supervisors of living machines."""
+    """Record the ends of the runs of this host, start missing supervisors of living machines, and end replaced runs."""
+    _end_replaced_runs(installation)
     host_name = this_host().partition("/")[0]
     with installation.catalog.reading() as transaction:
         runs = [each for each in transaction.machine_runs.list_of_host(host_name) if each.state.is_active]
@@ -283,6 +286,25 @@ def reconcile_machines(installation: Installation) -> None:
                 _reconcile(installation, machine)
             except HostFault as error:
                 installation.note(f"virtual machine {machine.name}", f"{error.message} {error.found or ''}".strip())
+
+
+def _end_replaced_runs(installation: Installation) -> None:
+    """End the processes of this host whose runs another host has stopped or replaced after a lost lease."""
+    for folder in (installation.home / "machines").glob("*/"):
+        noted = find_noted_sockets(folder)
+        if noted is None:
+            continue
+        with installation.catalog.reading() as transaction:
+            run = transaction.machine_runs.find(folder.name)
+        if run is None or run.folder != noted:
+            with installation.catalog.transaction() as transaction:
+                with suppress(NotFound):  # The machine was deleted, so no start is in progress.
+                    transaction.machines.lock(folder.name)
+                run = transaction.machine_runs.find(folder.name)
+                if run is None or run.folder != noted:
+                    end_replaced_run(installation, folder, noted)
+        elif not run.state.is_active and run.host == this_host() and is_over(run.supervisor):
+            end_processes(installation, run)
 
 
 def _reconcile(installation: Installation, machine: Machine) -> None:
@@ -366,6 +388,10 @@ def _claim(installation: Installation, machine: Machine, request: StartRequest) 
             return run if is_over(run.supervisor) else None
         if recorded is not None and recorded.host == this_host():
             end_processes(installation, recorded)  # Disk servers of a run whose supervisor was killed.
+        folder = machine_folder(installation, machine.uid)
+        noted = find_noted_sockets(folder)
+        if noted is not None:
+            end_replaced_run(installation, folder, noted)
         now = transaction.now()
         claimed = MachineRun(
             uid=machine.uid,
@@ -385,10 +411,9 @@ def _claim(installation: Installation, machine: Machine, request: StartRequest) 
 
 def _make_folders(installation: Installation, machine: Machine) -> str:
     """Make the folder of the machine in the home, and a folder with a short path for the sockets."""
-    make_private_folder(machine_folder(installation, machine.uid))
-    sockets = Path(tempfile.mkdtemp(prefix="imgstore-vm-"))
-    sockets.chmod(0o711)  # The user of QEMU connects to the sockets of its own disks.
-    return str(sockets)
+    folder = machine_folder(installation, machine.uid)
+    make_private_folder(folder)
+    return make_sockets_folder(folder)
 
 
 def _start_supervisor(installation: Installation, machine: Machine, run: MachineRun) -> None:

@@ -7,6 +7,7 @@ a lost host. On its own host, the processes decide: a run is over when QEMU and 
 import shutil
 import signal
 import socket
+import tempfile
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
@@ -33,6 +34,9 @@ _SUPERVISOR_SECONDS: Final = 30.0
 """The time of a supervisor for the record of the end. A start that is stopped may wait for a disk server."""
 _POLL_SECONDS: Final = 0.05
 _PROCESSES: Final = Path("/proc")
+_SOCKETS: Final = "sockets"
+"""A file in the folder of a machine: the path of the folder of the sockets. A start on another host replaces the row alone."""
+_SOCKETS_PREFIX: Final = "imgstore-vm-"
 
 
 def machine_folder(installation: Installation, machine_uid: str) -> Path:
@@ -153,8 +157,48 @@ def end_processes(installation: Installation, run: MachineRun) -> None:
         with suppress(HostFault), open_monitor(Path(run.folder) / MONITOR, timeout_seconds=_ANSWER_SECONDS) as monitor:
             monitor.run("quit")
         _end_all(installation, [run.qemu])
-    _end_all(installation, [*run.servers, *_find_strays(run)], signal.SIGTERM)
-    shutil.rmtree(run.folder, ignore_errors=True)
+    _end_all(installation, [*run.servers, *_find_strays(run.folder)], signal.SIGTERM)
+    _remove_sockets(machine_folder(installation, run.uid), run.folder)
+
+
+def make_sockets_folder(folder: Path) -> str:
+    """Make a folder with a short path for the sockets of a run, and note the path in the folder of the machine."""
+    sockets = Path(tempfile.mkdtemp(prefix=_SOCKETS_PREFIX))
+    sockets.chmod(0o711)  # The user of QEMU connects to the sockets of its own disks.
+    (folder / _SOCKETS).write_text(str(sockets), encoding="utf-8")
+    return str(sockets)
+
+
+def find_noted_sockets(folder: Path) -> str | None:
+    """Return the sockets folder of the last run on this host that has not ended. None without such a run.
+
+    Args:
+        folder: the folder of the machine.
+    """
+    try:
+        noted = (folder / _SOCKETS).read_text(encoding="utf-8")
+    except OSError:
+        return None
+    return noted if Path(noted).name.startswith(_SOCKETS_PREFIX) else None
+
+
+def end_replaced_run(installation: Installation, folder: Path, sockets: str) -> None:
+    """End the processes of a run that a start on another host replaced.
+
+    Args:
+        installation: the installation.
+        folder: the folder of the machine.
+        sockets: the sockets folder of the run.
+    """
+    _end_all(installation, _find_strays(sockets), signal.SIGTERM)
+    _remove_sockets(folder, sockets)
+
+
+def _remove_sockets(folder: Path, sockets: str) -> None:
+    """Remove the sockets folder of an ended run, and the note unless a later run has replaced the note."""
+    shutil.rmtree(sockets, ignore_errors=True)
+    if find_noted_sockets(folder) == sockets:
+        (folder / _SOCKETS).unlink(missing_ok=True)
 
 
 def await_end(installation: Installation, holders: Iterable[str | None], seconds: float) -> bool:
@@ -173,12 +217,12 @@ def pid_of(holder: str) -> int:
     return int(holder.split("/")[2])
 
 
-def _find_strays(run: MachineRun) -> list[str]:
-    """Return the living processes with the folder of a run in their command lines, as holders."""
+def _find_strays(folder: str) -> list[str]:
+    """Return the living processes with the sockets folder of a run in their command lines, as holders."""
     found = []
     for each in _PROCESSES.glob("[0-9]*/cmdline"):
         with suppress(OSError):
-            if run.folder.encode() + b"/" in each.read_bytes():
+            if folder.encode() + b"/" in each.read_bytes():
                 found.append(process_name(int(each.parent.name)))
     return found
 

@@ -321,7 +321,7 @@ class _Watch:
                 renewed = effects.monotonic()
                 with suppress(ImgstoreError):  # A catalog that does not answer does not end a machine.
                     if not self._renew():
-                        return "another start replaced this one"
+                        return "another start or a stop on another host replaced this run"
                     self._change_disks()
 
     def _renew(self) -> bool:
@@ -463,6 +463,8 @@ def _record(installation: Installation, run: MachineRun, **changes: object) -> M
         present = transaction.machine_runs.find(run.uid)
         if present is None or present.run_uid != run.run_uid:
             return run
+        if changes.get("state") is PowerState.STOPPED and not present.state.is_active:
+            return present  # A stop recorded the end, also on another host.
         if changes.get("state") is PowerState.RUNNING and present.state is not PowerState.STARTING:
             raise HostFault(
                 "The machine was stopped during the start.",
