@@ -37,6 +37,7 @@ from imgstore.domain.resources import (
     StorageAccountType,
     VersionUpdate,
 )
+from imgstore.domain.scale_sets import DEFAULT_ROLLING, PlacementPolicy, RollingPolicy, UpgradeMode
 from imgstore.domain.storage.scrub_passes import ScrubRunner
 
 
@@ -363,6 +364,34 @@ class MachineRequest:
         return replace(
             self, disks={}, replaces_disks=False, size=None, tags=None, extra_properties=NO_PROPERTIES, interfaces=None
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScaleSetRequest:
+    """A request to create a scale set. A repeated request resumes an interrupted creation."""
+
+    group: str
+    """The name of the resource group. A missing group is created."""
+    name: str
+    image: str
+    """As in `MachineRequest`."""
+    capacity: int = 2
+    """The number of instances. The default is the one of az."""
+    location: str | None = None
+    """The region. None is the region of the group."""
+    size: str | None = None
+    profile: OsProfile = NO_PROFILE
+    """The computer name is the prefix of the computer names of instances."""
+    secrets: MachineSecrets = NO_SECRETS
+    tags: Mapping[str, str] | None = None
+    upgrade_mode: UpgradeMode = UpgradeMode.MANUAL
+    rolling: RollingPolicy = DEFAULT_ROLLING
+    placement: PlacementPolicy = PlacementPolicy.ROUND_ROBIN
+    allow_remote: bool = False
+    """Whether the disks may be copied from another region, which is billed (invariant M32)."""
+    attachments: Mapping[str, DiskAttachment] = field(default_factory=dict)
+    """Settings of the disks of each instance by disk key."""
+    extra_properties: Mapping[str, Any] = field(default_factory=lambda: NO_PROPERTIES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

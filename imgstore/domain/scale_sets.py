@@ -62,6 +62,10 @@ class RollingPolicy:
     """The wait between two batches."""
 
 
+DEFAULT_ROLLING: Final = RollingPolicy()
+"""Azure's defaults."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScaleSet:
     """A scale set. Its instances are rows of machines with the uid of the set."""
@@ -90,7 +94,7 @@ class ScaleSet:
     admin_username: str | None = None
     computer_name_prefix: str | None = None
     upgrade_mode: UpgradeMode = UpgradeMode.MANUAL
-    rolling: RollingPolicy = RollingPolicy()
+    rolling: RollingPolicy = DEFAULT_ROLLING
     placement: PlacementPolicy = PlacementPolicy.ROUND_ROBIN
     allow_remote: bool = False
     """Whether new instances may be made from another region, which is billed (invariant M32)."""

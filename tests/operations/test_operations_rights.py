@@ -25,6 +25,7 @@ from imgstore.domain.requests import (
     DiskRequest,
     ImageRequest,
     MachineRequest,
+    ScaleSetRequest,
     ScrubRequest,
     UploadRequest,
     VersionSource,
@@ -114,10 +115,12 @@ VALUES: dict[str, Any] = {
     "instance_ids": [0],
     "instance_id": 0,
     "rollout": RolloutRequest(),
+    "capacity": 1,
     "place": NetworkScope(group=GROUP, type="Microsoft.Network/virtualNetworks", name="net"),
 }
 REQUESTS: dict[str, Any] = {
     "create_image": ImageRequest(group=GROUP, name="x", source="x"),
+    "create_scale_set": ScaleSetRequest(group=GROUP, name="x", image="x"),
     "create_machine": MachineRequest(group=GROUP, name="x", image="x"),
     "create_from_source": DiskRequest(group=GROUP, name="x", source="x"),
     "commit_disk": DiskRequest(group=GROUP, name="x", source="none"),
@@ -137,7 +140,7 @@ KINDS = {"list_principals": PrincipalKind.USER, "page_network_records": "Microso
 INSIDE = {
     "permit", "permit_list", "record_activity", "record_resource_deletion", "permit_group", "authorize_interfaces", "find_image",
     "find_machine", "find_attachable", "move_disks", "find_original", "authorize_source", "make_disks", "make_disks_of_readers", "make_rows", "open_overlaid_disk", "open_disks", "open_files",
-    "open_stored_disks", "admit_reader", "forecast_of", "change_model", "roll_out", "reimage_instances",
+    "open_stored_disks", "admit_reader", "forecast_of", "change_model", "roll_out", "reimage_instances", "find_source", "authorize_instances", "change_capacity",
 }  # fmt: skip
 """Steps of operations, which check the rights of what they name, within an operation that checks its own."""
 EMPTY = {"list_assignments", "list_visible_subscriptions"}

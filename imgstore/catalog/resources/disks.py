@@ -8,17 +8,18 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, FromClause, Insert, Row, bindparam, func, select, tuple_, update
+from sqlalchemy import ColumnElement, FromClause, Insert, Row, bindparam, delete, func, select, tuple_, update
 
 from imgstore.catalog import schema
 from imgstore.catalog.engine.columns import fold_name
 from imgstore.catalog.engine.repository import Rows
 from imgstore.catalog.engine.rows import to_columns, to_value
-from imgstore.catalog.resources.groups import is_group, missing_group_error
+from imgstore.catalog.resources.groups import get_group_uid, is_group, missing_group_error
 from imgstore.catalog.storage.slots import SLOT_COLUMNS, slot_from_row
 from imgstore.domain.disks.signed_urls import DiskGrant
 from imgstore.domain.disks.sources import SourceIdentity
 from imgstore.domain.disks.version_disks import OS_DISK
+from imgstore.domain.machines import MACHINE
 from imgstore.domain.resources import DiskKind, ManagedDisk, OsProperties
 from imgstore.domain.states import ProvisioningState
 
@@ -68,6 +69,32 @@ class Disks(Rows[ManagedDisk], table=_disks, noun="disk", value=ManagedDisk, sta
         """
         if self._session.run(_ADD, insert_parameters(disk)).rowcount == 0:
             raise missing_group_error(disk.subscription, disk.group)
+
+    def add_all(self, disks: Sequence[ManagedDisk]) -> None:
+        """Add disks of one group.
+
+        Raises:
+            ParentNotFound: the subscription has no such group.
+            Conflict: the group has a disk of this kind, name and part.
+        """
+        if disks:
+            above = get_group_uid(self._session, disks[0].subscription, disks[0].group)
+            self._session.run(_disks.insert(), [_values(disk) | {"group_uid": above} for disk in disks])
+
+    def complete(self, disks: Sequence[ManagedDisk]) -> None:
+        """Set the state Succeeded and the source format of new disks."""
+        rows = [{"of_uid": disk.uid, "found_format": disk.source_format} for disk in disks]
+        values = {
+            "provisioning_state": ProvisioningState.SUCCEEDED, "source_format": bindparam("found_format")
+        }  # fmt: skip
+        if rows:
+            self._session.run(update(_disks).where(_disks.c.uid == bindparam("of_uid")).values(**values), rows)
+
+    def delete_all(self, uids: Sequence[str]) -> None:
+        """Remove disks. A missing row is ignored."""
+        for begin in range(0, len(uids), _IMAGES_AT_ONCE):
+            some = uids[begin : begin + _IMAGES_AT_ONCE]
+            self._session.run(delete(_disks).where(_disks.c.uid.in_(some)))
 
     def update(self, disk: ManagedDisk) -> None:
         """Replace the disk with the same uid, except its attachment to a machine.
@@ -187,6 +214,23 @@ class Disks(Rows[ManagedDisk], table=_disks, noun="disk", value=ManagedDisk, sta
         """Return the disks that are attached to a machine: the OS disk, then the data disks by LUN."""
         found = self._list(_SELECT.where(_disks.c.managed_by == machine_id))
         return sorted(found, key=lambda disk: -1 if disk.machine_lun is None else disk.machine_lun)
+
+    def list_of_scale_set(self, scale_set_id: str) -> builtins.list[ManagedDisk]:
+        """Return the disks of all instances of a scale set in any state, by creation time."""
+        mine = _disks.c.managed_by.startswith(f"{scale_set_id}/{MACHINE}/", autoescape=True)
+        return self._list(_SELECT.where(mine).order_by(_disks.c.created_at, _disks.c.uid))
+
+    def count_by_slot(self, version_uid: str, region: str) -> dict[str, int]:
+        """Count the live OS disks of a version in each slot of a region, by uid of the slot. Slots without disks are omitted."""
+        live = (
+            (_disks.c.source_version_uid == version_uid)
+            & (_disks.c.location == region)
+            & (_disks.c.kind == DiskKind.DISK)
+            & _disks.c.source_lun.is_(None)
+            & (_disks.c.provisioning_state != ProvisioningState.DELETING)
+        )
+        statement = select(_disks.c.slot_uid, func.count().label("disks")).where(live).group_by(_disks.c.slot_uid)
+        return {row.slot_uid: row.disks for row in self._session.all(statement)}
 
     def attach(self, uid: str, machine_id: str, lun: int | None) -> bool:
         """Attach a disk that is ready and not attached. Return False for other disks."""

@@ -1,6 +1,6 @@
 """The ledger: charges for transfers, which are never changed, and intervals of storage."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from types import MappingProxyType
 from typing import Any
@@ -99,6 +99,12 @@ class Ledger(Repository):
             Conflict: an interval with this uid exists.
         """
         self._session.run(_intervals.insert(), to_columns(_intervals, interval, **_party_values(interval.party)))
+
+    def open_intervals_of(self, intervals: Sequence[StorageInterval]) -> None:
+        """Record several intervals (see `open_interval`)."""
+        if intervals:
+            rows = [to_columns(_intervals, each, **_party_values(each.party)) for each in intervals]
+            self._session.run(_intervals.insert(), rows)
 
     def close_interval(self, uid: str, closed_at: datetime) -> None:
         """Record the end of an interval. A closed interval keeps its end.

@@ -1,7 +1,7 @@
 """Manifests with the segments that each disk of a slot names, and unions of these sets for deletion and billing."""
 
 import builtins
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from sqlalchemy import ColumnElement, Select, func, select
@@ -37,6 +37,15 @@ class Manifests(Rows[ManifestRow], table=_manifests, noun="manifest", value=Mani
         ids = unpack_ids(manifest.segment_ids)
         assert (ids[:-1] < ids[1:]).all(), "segment ids are not sorted, or one occurs twice"
         self._session.run(_manifests.insert(), to_columns(_manifests, manifest, complete=False))
+
+    def add_complete(self, manifests: Sequence[ManifestRow]) -> None:
+        """Add complete manifests.
+
+        Raises:
+            Conflict: an owner has a manifest of this disk in this slot.
+        """
+        if manifests:
+            self._session.run(_manifests.insert(), [to_columns(_manifests, each, complete=True) for each in manifests])
 
     def complete(self, uid: str) -> None:
         """Make a manifest complete, so that its segments count as named. May be repeated.

@@ -396,10 +396,15 @@ def add_disk(
         ImageNotAvailable: the version has no such disk.
         Conflict: the definition disallows disks with the storage account type of the replica.
     """
-    _check_allowed_type(offer, slot.key.storage_account_type)
-    disk = _new_disk(installation, wanted, offer, slot)
+    disk = make_disk_row(installation, wanted, offer, slot)
     transaction.disks.add(disk)
     return disk
+
+
+def make_disk_row(installation: Installation, wanted: ImageDiskRequest, offer: ImageOffer, slot: Slot) -> ManagedDisk:
+    """Return the row of a disk, in state Creating, without adding the row. Raises the errors of `add_disk`."""
+    _check_allowed_type(offer, slot.key.storage_account_type)
+    return _new_disk(installation, wanted, offer, slot)
 
 
 def _new_disk(installation: Installation, wanted: ImageDiskRequest, offer: ImageOffer, slot: Slot) -> ManagedDisk:
