@@ -40,6 +40,7 @@ def run_client(api: Api, command: list[str]) -> list[str]:
     return done.stdout.split()
 
 
+@pytest.mark.long
 @pytest.mark.engine("azure-sdk")
 def test_sdk_switches_a_machine_on_and_off(tmp_path: Path) -> None:
     (tmp_path / "disk.raw").write_bytes(b"no boot loader" + bytes(MIB - 14))
