@@ -41,6 +41,7 @@ _COMMANDS: Final = {
         ("machines", "snapshot", "Manage full snapshots."),
         ("machines", "image", "Manage managed images."),
         ("machines", "vm", "Manage virtual machines, and run machines on this host with QEMU."),
+        ("machines", "vmss", "Manage scale sets: equal machines from one image, over all replicas of a region."),
         ("access", "auth", "Manage tenants, principals, roles, issuers and keys."),
         ("operator.billing", "bill", "Show moved and stored bytes, and their cost."),
         ("operator.billing", "budget", "Manage the budgets of the subscription."),

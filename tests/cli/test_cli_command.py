@@ -185,7 +185,7 @@ def test_a_command_that_only_az_has_is_refused_by_name(run: Run) -> None:
     result = run("sig", "identity", "assign")
     assert result.exit_code == 2
     assert "'az sig identity' is not supported by imgstore." in result.stderr
-    assert "'az vmss' is not supported by imgstore." in run("vmss", "list").stderr
+    assert "'az storage' is not supported by imgstore." in run("storage", "list").stderr
 
 
 def test_slips_get_a_suggestion(run: Run) -> None:

@@ -45,7 +45,7 @@ def commands(
             yield from commands(below, (*words, name))
 
 
-@pytest.mark.parametrize("line", [["--version"], ["--help"], ["vmss", "list"], ["--nonsense"]])
+@pytest.mark.parametrize("line", [["--version"], ["--help"], ["storage", "list"], ["--nonsense"]])
 def test_a_light_start(line: list[str]) -> None:
     told = subprocess.run(
         [
@@ -199,6 +199,9 @@ def test_what_the_issue_asks_for_is_there() -> None:
         "disk attach", "disk commit", "disk trace", "disk grant-access", "disk revoke-access",
         "vm create", "vm list", "vm show", "vm generalize", "vm delete",
         "vm start", "vm stop", "vm deallocate", "vm disk attach", "vm disk detach", "vm restart", "vm console", "vm get-instance-view",
+        "vmss create", "vmss scale", "vmss show", "vmss list", "vmss list-instances", "vmss delete",
+        "vmss update", "vmss update-instances", "vmss reimage",
+        "vmss rolling-upgrade get-latest", "vmss rolling-upgrade cancel",
         "bill show", "bill correct", "bill explain", "bill reconcile", "regions list", "regions check", "regions init", "inspect", "verify", "quickstart",
         "gc", "scrub", "serve", "worker list", "account list", "monitor activity-log list", "bench", "auth init",
         "sig share add", "sig share remove", "sig share reset", "sig share enable-community",

@@ -152,6 +152,9 @@ VIEWS = {
     "snapshot show": f"-g {GROUP} -n {LONG}",
     "vm list": "--show-details",
     "vm show": f"-g {GROUP} -n {LONG[:64]} --show-details",
+    "vmss list": "",
+    "vmss list-instances": f"-g {GROUP} -n {LONG[:64]}",
+    "vmss show": f"-g {GROUP} -n {LONG[:64]}",
     "worker list": "",
 }
 BY_SERVER = ("shared", "community")
@@ -194,6 +197,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         f"snapshot create -g {GROUP} -n {LONG} --source {disk} -l {REGION}",
         f"image create -g {GROUP} -n {LONG} --source {LONG} --os-type Linux",
         f"vm create -g {GROUP} -n {LONG[:64]} --attach-os-disk {LONG} --os-type Linux",
+        f"vmss create -g {GROUP} -n {LONG[:64]} --image {GROUP}/{LONG}/{LONG}/1.0.0 --admin-username {'u' * 60} --tags {tags}",
         "budget set --amount 999999999.99 --at-limit warn",
         "auth init",
         f"auth tenant create -n {LONG}",

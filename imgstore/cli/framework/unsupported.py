@@ -80,9 +80,25 @@ _OPTIONS: Final[Mapping[str, frozenset[str]]] = {
             "--workspace", "--zone", "-z",
         }
     ),
-    "vm show": frozenset({"--show-details", "-d", "--include-user-data"}),
-    "vm list": frozenset({"--show-details", "-d", "--vmss"}),
+    "vm show": frozenset({"--include-user-data"}),
+    "vm list": frozenset({"--vmss"}),
     "vm delete": frozenset({"--force-deletion"}),
+    "vmss create": frozenset(
+        {
+            "--accelerated-networking", "--accept-term", "--admin-password", "--app-gateway", "--asgs",
+            "--assign-identity", "--authentication-type", "--automatic-repairs-grace-period", "--backend-pool-name",
+            "--backend-port", "--capacity-reservation-group", "--data-disk-caching", "--data-disk-sizes-gb",
+            "--disable-overprovision", "--dns-servers", "--edge-zone", "--encryption-at-host", "--ephemeral-os-disk",
+            "--eviction-policy", "--generate-ssh-keys", "--health-probe", "--host-group", "--lb", "--lb-sku",
+            "--license-type", "--load-balancer", "--max-price", "--nsg", "--orchestration-mode", "--os-disk-caching",
+            "--os-disk-size-gb", "--os-type", "--patch-mode", "--platform-fault-domain-count", "--plan-name", "--ppg",
+            "--priority", "--public-ip-address", "--public-ip-per-vm", "--role", "--scale-in-policy", "--scope",
+            "--secrets", "--security-type", "--single-placement-group", "--specialized", "--storage-sku", "--subnet",
+            "--ultra-ssd-enabled", "--user-data", "--validate", "--vm-domain-name", "--vnet-name", "--zones", "-z",
+        }
+    ),
+    "vmss delete": frozenset({"--force-deletion"}),
+    "vmss show": frozenset({"--instance-id", "--include-user-data"}),
     "image create": frozenset(
         {
             "--os-disk-caching", "--data-disk-caching", "--zone-resilient", "--edge-zone",
@@ -91,7 +107,7 @@ _OPTIONS: Final[Mapping[str, frozenset[str]]] = {
 }  # fmt: skip
 
 _COMMANDS: Final[Mapping[str, frozenset[str]]] = {
-    "": frozenset({"cloud", "login", "logout", "resource", "storage", "vmss"}),
+    "": frozenset({"cloud", "login", "logout", "resource", "storage"}),
     "account": frozenset(
         {
             "alias", "clear", "get-access-token", "list-locations", "lock", "management-group", "set", "show",
@@ -120,13 +136,22 @@ _COMMANDS: Final[Mapping[str, frozenset[str]]] = {
     "vm": frozenset(
         {
             "application", "assess-patches", "auto-shutdown", "availability-set", "boot-diagnostics", "capture",
-            "convert", "create-or-update", "deallocate", "diagnostics", "disk", "encryption", "extension",
+            "convert", "create-or-update", "diagnostics", "encryption", "extension",
             "host", "identity", "image", "install-patches", "list-ip-addresses",
             "list-sizes", "list-skus", "list-usage", "list-vm-resize-options", "monitor", "nic", "open-port",
             "perform-maintenance", "reapply", "redeploy", "reimage", "resize", "run-command", "secret",
             "simulate-eviction", "unmanaged-disk", "update", "user", "wait",
         }
     ),
+    "vmss": frozenset(
+        {
+            "application", "create-or-update", "deallocate", "delete-instances", "diagnostics", "disk", "encryption",
+            "extension", "get-instance-view", "get-os-upgrade-history", "identity", "list-instance-connection-info",
+            "list-instance-public-ips", "list-skus", "nic", "perform-maintenance", "restart", "run-command",
+            "set-orchestration-service-state", "simulate-eviction", "start", "stop", "update-domain-walk", "wait",
+        }
+    ),
+    "vmss rolling-upgrade": frozenset({"start"}),
 }  # fmt: skip
 
 

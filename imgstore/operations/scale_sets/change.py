@@ -300,9 +300,8 @@ def _new_instance(installation: Installation, scale_set: ScaleSet, instance_id: 
 
 def _instance_properties(scale_set: ScaleSet) -> dict[str, object]:
     """Return the OS profile of the set, whose SSH keys the first start needs."""
-    path = "properties.osProfile"
-    profile = scale_set.extra_properties.get(path)
-    return {} if profile is None else {path: profile}
+    profile = scale_set.extra_properties.get("properties.virtualMachineProfile.osProfile")
+    return {} if profile is None else {"properties.osProfile": profile}
 
 
 def _disks_of_version(

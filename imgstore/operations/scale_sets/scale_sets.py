@@ -3,6 +3,7 @@
 Each command takes the lease of the set, and first finishes or rolls back the change of a killed command.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -19,6 +20,7 @@ from imgstore.domain.identity.access import (
     is_allowed,
 )
 from imgstore.domain.machines import NO_SECRETS, SCALE_SET, SIZE
+from imgstore.domain.names import ImageReference, VersionName
 from imgstore.domain.paging import Page, PageRequest
 from imgstore.domain.requests import ScaleSetRequest
 from imgstore.domain.resources import ManagedDisk
@@ -31,8 +33,10 @@ from imgstore.operations.activity_log import permit, permit_list, record_activit
 from imgstore.operations.billing.budgets import check_budget
 from imgstore.operations.disks.disks import choose_disk_region
 from imgstore.operations.gallery.groups import ensure_group, permit_group
+from imgstore.operations.gallery.sharing import admit_reader
 from imgstore.operations.installation import Installation
 from imgstore.operations.machines.create import gallery_image
+from imgstore.operations.machines.images import find_image
 from imgstore.operations.scale_sets.change import (
     InstanceSource,
     authorize_instances,
@@ -87,7 +91,7 @@ def create_scale_set(installation: Installation, principal: Principal, request: 
             if source.is_remote:
                 check_budget(installation)
             standing = _add_scale_set(installation, request, region, source)
-        _check_same(installation, standing, request)
+        _check_same(installation, principal, standing, request)
         with hold_scale_set(installation, standing) as lease:
             return _finish_creation(installation, lease, standing, source)
 
@@ -122,10 +126,6 @@ def _add_scale_set(
         source=source.source_reference,
         name=request.name,
     )
-    reference = source.reference
-    image = source.source_reference
-    if reference is not None and reference.version is None:
-        image = image.rpartition("/versions/")[0] if "/versions/" in image else image.rpartition("/Versions/")[0]
     with installation.catalog.transaction() as transaction:
         standing = transaction.scale_sets.get(installation.subscription, request.group, request.name)
         if standing is not None:
@@ -140,7 +140,7 @@ def _add_scale_set(
             size=request.size or SIZE,
             capacity=request.capacity,
             former_capacity=0,
-            image_reference=image,
+            image_reference=_named_image(source.source_reference, source.reference),
             source_reference=source.source_reference,
             os_type=source.os_properties.os_type,
             hyper_v_generation=source.os_properties.hyper_v_generation,
@@ -161,9 +161,39 @@ def _add_scale_set(
         return made
 
 
-def _check_same(installation: Installation, standing: ScaleSet, request: ScaleSetRequest) -> None:
+def _named_image(version_id: str, reference: ImageReference | None) -> str:
+    """Return the id of the definition if the reference names no version, else the id of the version or managed image."""
+    if reference is None or reference.version is not None:
+        return version_id
+    definition_id, _, _ = re.split("(/versions/)", version_id, flags=re.IGNORECASE)
+    return definition_id
+
+
+def _requested_image(installation: Installation, principal: Principal, request: ScaleSetRequest) -> str:
+    """Return the id of the image that a request names, as `ScaleSet.image_reference` has the id."""
+    word = gallery_image(request.image)
+    if word is None:
+        with installation.catalog.reading() as transaction:
+            image = find_image(installation, principal, transaction, request.group, request.image, what="scale set")
+        return image.os.resource_id
+    reference = admit_reader(installation, principal, word)
+    with installation.catalog.reading() as transaction:
+        definition_path = lookup.find_referenced_definition(transaction, installation.subscription, reference)
+    version_id = definition_path.version_id(reference.version or VersionName.parse("0.0.0"))
+    return _named_image(reference.display_id(version_id), reference)
+
+
+def _check_same(installation: Installation, principal: Principal, standing: ScaleSet, request: ScaleSetRequest) -> None:
     """Check that an existing set is the requested set."""
     _check_not_deleting(standing)
+    image = _requested_image(installation, principal, request)
+    if image.lower() != standing.image_reference.lower():
+        raise PropertyChangeNotAllowed(
+            "imageReference",
+            found=image,
+            expected=standing.image_reference,
+            hint="`imgstore vmss update --image` changes the image",
+        )
     if request.location is not None:
         region = installation.regions.get(request.location, target="location").name
         if region != standing.location:

@@ -1,17 +1,15 @@
 """``imgstore vm``: machines with their disks. `vm_power.py` starts and stops machines."""
 
-import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import click
 
+from imgstore.cli.commands.machines.first_user import read_public_keys, read_word
 from imgstore.cli.framework import options
 from imgstore.cli.framework.command import Group, LazyCommand
 from imgstore.cli.framework.output import columns
 from imgstore.cli.framework.session import Session
-from imgstore.domain.errors import InvalidInput
 from imgstore.domain.machines import SIZE
 from imgstore.domain.paging import PageRequest
 from imgstore.domain.requests import MachineRequest, OsProfile
@@ -39,8 +37,6 @@ imgstore vm create -g rg -n vm2 -l westus2 --image rg/myGallery/golden/1.0.0 --s
 imgstore vm create -g rg -n vm3 --attach-os-disk d1 --attach-data-disks d2 d3 --os-type Linux
 """
 
-
-_KEY = re.compile(r"(?:ssh|ecdsa|sk-ssh|sk-ecdsa)-\S+ [A-Za-z0-9+/=]+(?: .*)?")
 _POWER = "imgstore.cli.commands.machines.vm_power"
 
 _show_details = click.option("--show-details", "-d", is_flag=True, help="Add the power state.")
@@ -90,41 +86,16 @@ def _read_request(**given: Any) -> dict[str, Any]:
         computer_name=given.pop("computer_name"),
         has_fields=bool(keys or password or custom_data),
     )
-    secrets = make_secrets(password or None, None if custom_data is None else _read_word(custom_data))
+    secrets = make_secrets(password or None, None if custom_data is None else read_word(custom_data))
     attached = [word for word in given.pop("attach_data_disks") or () if word]
     plan = without_none(**{part: given.pop(f"plan_{part}") for part in ("name", "publisher", "product")})
     kept: dict[str, Any] = {"plan": plan} if plan else {}
     if keys:
-        kept["properties.osProfile"] = {"linuxConfiguration": {"ssh": {"publicKeys": _read_keys(keys, profile)}}}
+        kept["properties.osProfile"] = {"linuxConfiguration": {"ssh": {"publicKeys": read_public_keys(keys, profile)}}}
     request = MachineRequest(
         **given, profile=profile, secrets=secrets, attach_data_disks=attached, extra_properties=kept
     )
     return {"request": request}
-
-
-def _read_word(word: str) -> bytes:
-    """Return the content of a file with this path, otherwise the word itself, as az does."""
-    try:
-        return Path(word).read_bytes()
-    except (OSError, ValueError):
-        return word.encode()
-
-
-def _read_keys(words: Sequence[str], profile: OsProfile) -> list[dict[str, str]]:
-    """Return public SSH keys in the form of Azure's API, from files or from the line."""
-    keys = []
-    for word in words:
-        key = _read_word(word).decode(errors="replace").strip()
-        if _KEY.fullmatch(key) is None:
-            raise InvalidInput(
-                "The SSH key is no public key.",
-                found=repr(word[:60]),
-                expected="a file with one public key, or the key itself, such as 'ssh-ed25519 AAAA...'",
-                hint="name the file that ends with .pub",
-                target="ssh-key-values",
-            )
-        keys.append({"path": f"/home/{profile.admin_username}/.ssh/authorized_keys", "keyData": key})
-    return keys
 
 
 @vm.command(table=_TABLE, example=_CREATE_EXAMPLE, read_options=_read_request)
