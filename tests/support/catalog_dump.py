@@ -16,6 +16,7 @@ COMPARED: Final = sorted(
 NOT_RESTORED: Final = {
     "versions": {"served_at"},
     "replicas": {"bytes_done", "bytes_total", "progress_at"},
+    "scale_sets": {"holder", "token", "lease_expires_at"},
     "disks": {"grant_uid", "grant_level", "grant_expires_at"},
 }
 """Columns that no revision contains, or whose last change needs no revision."""
