@@ -22,6 +22,7 @@ from imgstore.api.arm import (
     machines,
     network,
     operation_status,
+    scale_sets,
     sharing,
     usage_details,
     versions,
@@ -59,6 +60,7 @@ COMMANDS: Final[dict[str, Command]] = {
     "end-disk-access": disks.end_disk_access,
     "put-machine": machines.put_machine,
     "delete-machine": machines.delete_machine,
+    **scale_sets.COMMANDS,
     "delete-group": groups.delete_group,
     **deployments.COMMANDS,
 }
@@ -182,6 +184,7 @@ def make_application(installation: Installation, authority: TokenAuthority, sett
         disks,
         images,
         machines,
+        scale_sets,
         network,
         deployments,
         groups,

@@ -7,11 +7,13 @@ data disks. imgstore also requires the same OS state, because the instances shar
 https://learn.microsoft.com/azure/virtual-machines/shared-image-galleries (2020), frequently asked questions
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from imgstore.domain.disks.version_disks import lun_of
 from imgstore.domain.errors import ErrorDetail, InvalidInput
+from imgstore.domain.machines import DiskAttachment
 from imgstore.domain.resources import HyperVGeneration, OsProperties
 from imgstore.domain.storage.sizes import GIB
 
@@ -113,3 +115,25 @@ def _format_disk(virtual_bytes: int | None) -> str:
 
 def _join(words: list[str]) -> str:
     return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))
+
+
+def check_disk_settings(attachments: Mapping[str, DiskAttachment], luns: Iterable[int]) -> None:
+    """Check that the image has each data disk with settings.
+
+    Args:
+        attachments: the settings by disk key.
+        luns: the LUNs of the image's data disks.
+
+    Raises:
+        InvalidInput: the image has no data disk with the LUN.
+    """
+    known = set(luns)
+    missing = sorted(lun for key in attachments if (lun := lun_of(key)) is not None and lun not in known)
+    if missing:
+        raise InvalidInput(
+            "The image of the scale set has no such data disk.",
+            found=f"LUN {', '.join(map(str, missing))}",
+            expected=f"LUN {', '.join(map(str, sorted(known)))}" if known else "no data disks",
+            hint="name the data disks of the image, or leave them out: all data disks of the image are made",
+            target=f"{_STORAGE}.dataDisks.lun",
+        )

@@ -35,6 +35,8 @@ class Kind(StrEnum):
     SNAPSHOT = "snapshots"
     IMAGE = "images"
     MACHINE = "virtualMachines"
+    SCALE_SET = "virtualMachineScaleSets"
+    INSTANCE = "virtualMachineScaleSets/virtualMachines"
     DEPLOYMENT = "deployments"
     GROUP = "resourceGroups"
     USAGE_DETAIL = "usageDetails"
@@ -110,6 +112,13 @@ SINCE: Final[Mapping[Kind, Mapping[str, str]]] = {
         "properties.storageProfile.dataDisks.deleteOption": "2021-03-01",
         "properties.timeCreated": "2021-11-01",
     },
+    Kind.SCALE_SET: {
+        "properties.orchestrationMode": "2020-12-01",
+        "properties.timeCreated": "2021-11-01",
+        "properties.virtualMachineProfile.storageProfile.osDisk.deleteOption": "2022-03-01",
+        "properties.virtualMachineProfile.storageProfile.dataDisks.deleteOption": "2022-03-01",
+    },
+    Kind.INSTANCE: {"properties.timeCreated": "2021-11-01"},
     Kind.DEPLOYMENT: {},
     Kind.GROUP: {},
     Kind.USAGE_DETAIL: {},

@@ -17,6 +17,7 @@ _MACHINES: Final = (
     "2017-03-30", "2016-08-30", "2016-04-30-preview", "2016-03-30", "2015-06-15",
 )  # fmt: skip
 _IMAGES: Final = tuple(each for each in _MACHINES if each >= "2016-04-30")
+_SCALE_SETS: Final = tuple(each for each in _MACHINES if each >= "2018-04-01")
 _DISKS: Final = (
     "2026-03-02", "2025-01-02", "2024-03-02", "2023-10-02", "2023-04-02", "2023-01-02", "2022-07-02", "2022-03-02",
     "2021-12-01", "2021-08-01", "2021-04-01", "2020-12-01", "2020-09-30", "2020-06-30", "2020-05-01", "2019-11-01",
@@ -62,6 +63,8 @@ PROVIDERS: Final[Mapping[str, Mapping[str, Sequence[str]]]] = {
         "snapshots": _DISKS,
         "images": _IMAGES,
         "virtualMachines": _MACHINES,
+        "virtualMachineScaleSets": _SCALE_SETS,
+        "virtualMachineScaleSets/virtualMachines": _SCALE_SETS,
         "locations/capsOperations": _POLLED,
     },
     "Microsoft.Resources": dict.fromkeys(_RESOURCE_TYPES, _RESOURCES),

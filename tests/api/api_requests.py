@@ -229,6 +229,28 @@ def requests_of(api: Api, web: WebServer) -> tuple[Request, ...]:
             body={"tags": {"a": "b"}, "properties": {"priority": "Regular"}},
             lists=(f"{compute}/virtualMachines",),
         ),
+        put(
+            f"{compute}/virtualMachineScaleSets/set",
+            {
+                "location": HERE,
+                "tags": {"a": "b"},
+                "sku": {"name": "Standard_D2s_v3", "capacity": 1},
+                "properties": {
+                    "upgradePolicy": {"mode": "Manual"},
+                    "virtualMachineProfile": {
+                        "storageProfile": image | {"dataDisks": [{"lun": 0, "createOption": "FromImage"}]},
+                        "osProfile": {"computerNamePrefix": "h", "adminUsername": "u", "adminPassword": "Secret-123!"},
+                    },
+                },
+            },
+            f"{compute}/virtualMachineScaleSets",
+        ),
+        Request(
+            method="PATCH",
+            path=f"{compute}/virtualMachineScaleSets/set",
+            body={"tags": {"a": "b"}, "sku": {"capacity": 2}},
+            lists=(f"{compute}/virtualMachineScaleSets",),
+        ),
         Request(method="PUT", path=f"{deployments}/d", body=deployment, lists=(deployments,), version="2021-04-01"),
         Request(method="POST", path=f"{deployments}/d/validate", body=deployment, version="2021-04-01"),
         Request(method="POST", path=f"{deployments}/d/whatIf", body=deployment, version="2021-04-01", done=False),

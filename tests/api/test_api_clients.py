@@ -79,3 +79,16 @@ def test_az_creates_machines_with_networks(tmp_path: Path, safe: Api, web: WebSe
     assert chapters(safe, web, [str(require("az").command), str(LOCKS / "az_machines.py")], **settings) == [
         "login", "generalized", "networks", "specialized", "several", "refused", "the_end",
     ]  # fmt: skip
+
+
+@pytest.mark.long
+@pytest.mark.engine("az")
+def test_az_manages_scale_sets(tmp_path: Path, safe: Api, web: WebServer) -> None:
+    settings = {
+        "AZURE_CONFIG_DIR": str(tmp_path / "az"),
+        "AZURE_CORE_INSTANCE_DISCOVERY": "false",
+        "AZURE_CORE_COLLECT_TELEMETRY": "false",
+    }
+    assert chapters(safe, web, [str(require("az").command), str(LOCKS / "az_scale_sets.py")], **settings) == [
+        "login", "created", "scaled", "updated", "the_end",
+    ]  # fmt: skip

@@ -32,6 +32,18 @@ DONE: Final = {
     "properties.osProfile.windowsConfiguration.additionalUnattendContent[].componentName": "likewise",
     "properties.osProfile.windowsConfiguration.additionalUnattendContent[].settingName": "likewise",
     "properties.userData": "likewise",
+    **dict.fromkeys(
+        (
+            "properties.virtualMachineProfile.osProfile.adminPassword",
+            "properties.virtualMachineProfile.osProfile.customData",
+            *(
+                f"properties.virtualMachineProfile.osProfile.windowsConfiguration.additionalUnattendContent[].{name}"
+                for name in ("content", "passName", "componentName", "settingName")
+            ),
+            "properties.virtualMachineProfile.userData",
+        ),
+        "likewise, of a scale set: test_wire_scale_sets.py",
+    ),
     "properties.restore": "brings a softly deleted version back, which shows no word of it: test_operations_lifetimes.py",
     "properties.completionPercent": "Azure alone says how far a copy in the background is; copies here are made at once",
     "properties.copyCompletionError.errorCode": "likewise",
@@ -126,8 +138,10 @@ def outcome(api: Api, path: str, answer: Answer, leaf: str, value: Any, version:
 
 def part_of(shown: Any, leaf: str) -> Any:
     """Return a PATCH with the current values of the data disk that contains the field."""
-    disks = "properties.storageProfile.dataDisks"
-    return {"properties": {"storageProfile": {"dataDisks": at(shown, disks)}}} if leaf.startswith(disks) else {}
+    above, found, _ = leaf.partition("storageProfile.dataDisks")
+    if not found:
+        return {}
+    return with_value({}, f"{above}storageProfile.dataDisks", at(shown, f"{above}storageProfile.dataDisks"))
 
 
 def with_no_clash(body: Any, kind: str, verb: str, leaf: str, number: int) -> Any:
@@ -145,6 +159,7 @@ ONE: Final = {
     "snapshots": ("snapshots/s", "snapshots/f{}"),
     "images": ("images/i", "images/f{}"),
     "virtualMachines": ("virtualMachines/vm", None),
+    "virtualMachineScaleSets": ("virtualMachineScaleSets/set", None),
 }
 """An existing resource of each type, and the names of new resources. Slow types put the existing resource again."""
 

@@ -35,6 +35,8 @@ NAMES = {
     "snapshots/{disk}": "s1",
     "images/{image}": "i1",
     "virtualMachines/{machine}": "m1",
+    "virtualMachineScaleSets/{scale_set}": "set",
+    "virtualMachines/{instance}": "0",
     "virtualNetworks/{name}": "net",
     "networkSecurityGroups/{name}": "nsg",
     "publicIPAddresses/{name}": "pip",
@@ -99,6 +101,7 @@ def found_all(api: Api, web: WebServer) -> None:
     put(api, f"{api.compute}/snapshots/s1", copied(f"{api.compute}/disks/d1"))
     put(api, f"{api.compute}/images/i1", image_of(f"{api.compute}/snapshots/s1"))
     put(api, f"{api.compute}/virtualMachines/m1", machine_of(f"{api.compute}/disks/d2"))
+    put(api, f"{api.compute}/virtualMachineScaleSets/set", scale_set_of(api.version()))
     network = api.compute.replace("Compute", "Network")
     for word, properties in NETWORKS.items():
         put(api, f"{network}/{word}", {"location": HERE, "properties": properties}, NETWORK_VERSION)
@@ -131,6 +134,13 @@ def image_of(snapshot: str) -> Any:
 def machine_of(disk: str) -> Any:
     os_disk = {"createOption": "Attach", "osType": "Linux", "managedDisk": {"id": disk}}
     return {"location": HERE, "properties": {"storageProfile": {"osDisk": os_disk}}}
+
+
+def scale_set_of(version: str) -> Any:
+    storage = {"imageReference": {"id": version}, "osDisk": {"createOption": "FromImage"}}
+    profile = {"storageProfile": storage, "osProfile": {"computerNamePrefix": "set", "adminUsername": "ops"}}
+    sku = {"name": "Standard_B1s", "capacity": 3}
+    return {"location": HERE, "sku": sku, "properties": {"virtualMachineProfile": profile}}
 
 
 def put(api: Api, path: str, body: Any, version: str = "2023-07-03") -> None:
@@ -267,6 +277,12 @@ def test_caller_of_another_group_does_not_learn_which_resources_exist(api: Api, 
 def body_of(api: Api, web: WebServer, method: str, route: str) -> tuple[Any, tuple[str, ...]]:
     """Return a valid body for a route, and the rights that the references of the body require."""
     end = route.rpartition("/providers/")[2]
+    if method == "DELETE" and "virtualMachineScaleSets" in route:
+        return None, ("Microsoft.Compute/disks/delete",)
+    if "virtualMachineScaleSets" in route and end.endswith("}/delete"):
+        return {"instanceIds": ["2"]}, ("Microsoft.Compute/disks/delete",)
+    if "virtualMachineScaleSets" in route and method == "POST":
+        return {"instanceIds": ["1"]}, ()
     if method == "PATCH":
         return {"tags": {"a": "b"}}, ()
     if method == "POST":
@@ -285,6 +301,7 @@ def body_of(api: Api, web: WebServer, method: str, route: str) -> tuple[Any, tup
         "snapshots/{disk}": (copied(disk), (export.format("disks"),)),
         "{image}": (image_of(snapshot), (export.format("snapshots"),)),
         "{machine}": (machine_of(f"{api.compute}/disks/d2"), (write,)),
+        "{scale_set}": (scale_set_of(api.version()), (write, "Microsoft.Compute/galleries/images/versions/read")),
         "{deployment}": (TEMPLATE, ()),
         "networkInterfaces/{name}": ({"location": HERE, "properties": IP_CONFIGURATIONS}, ()),
         "{part}": ({"properties": {}}, ()),
@@ -305,7 +322,7 @@ def test_action_of_a_route_is_sufficient_and_necessary(api: Api, web: WebServer,
     body, more = body_of(api, web, method, route)
     path = path_of(api, route)
     if is_new:
-        fresh = {"{version}": "3.0.0"}.get(route.rpartition("/")[2], "fresh")
+        fresh = {"{version}": "3.0.0", "{instance}": "99"}.get(route.rpartition("/")[2], "fresh")
         path = f"{path.rpartition('/')[0]}/{fresh}"
     match = re.fullmatch(_pattern(route), path)
     assert match is not None
@@ -321,7 +338,9 @@ def test_action_of_a_route_is_sufficient_and_necessary(api: Api, web: WebServer,
         *(Grant(role=Permission(actions=(each,)), scope=api.top) for each in more),
     )
     answer = send(api, method, path, body, exact)
-    expected = (200, 404) if "{location}" in route else EXPECTED.get(route.rpartition("/")[2], (200, 201, 202, 204))
+    known = EXPECTED | EXPECTED_OF_SETS if "virtualMachineScaleSets" in route else EXPECTED
+    word = route.rpartition("/")[2]
+    expected = (200, 404) if "{location}" in route else known.get(word, (200, 201, 202, 204))
     assert answer.status in expected, (path, answer)
     if "azure-asyncoperation" in answer.headers:
         assert api.await_end(answer)["status"] == "Succeeded", path
@@ -336,6 +355,9 @@ EXPECTED = {
     "{group}": (200, 201, 202, 204, 404),
     "{deployment}": (200, 201, 202, 204, 404),
 }
+
+
+EXPECTED_OF_SETS = {"reimage": (202,), "latest": (200, 404)}  # A set has no rolling update before the first reimage.
 
 
 def _pattern(route: str) -> str:

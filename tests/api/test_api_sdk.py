@@ -38,6 +38,6 @@ def test_sdk_manages_all_resources(tmp_path: Path, web: WebServer, worker: bool)
         )
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.split() == [
-        "group", "galleries", "images", "versions", "an_operation_that_fails", "disks", "machines", "soft_delete",
-        "the_end",
+        "group", "galleries", "images", "versions", "an_operation_that_fails", "disks", "machines", "scale_sets",
+        "soft_delete", "the_end",
     ]  # fmt: skip

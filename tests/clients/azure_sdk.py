@@ -224,6 +224,54 @@ def machines() -> None:
     assert (list(call.list(RG)), list(client.disks.list_by_resource_group(RG))) == ([], [])
 
 
+def scale_sets() -> None:
+    """A PUT with location and sku alone, as az sends for a new capacity, keeps all other values."""
+    call, one = client.virtual_machine_scale_sets, client.virtual_machine_scale_set_vms
+    image = client.gallery_image_versions.get(RG, GALLERY, IMAGE, "1.0.0").id
+    storage = {"imageReference": {"id": image}, "osDisk": {"createOption": "FromImage", "caching": "ReadOnly"}}
+    user = {"computerNamePrefix": "web", "adminUsername": "azureuser", "adminPassword": "Secret-123!"}
+    body: Any = {
+        "location": SOUTH,
+        "tags": {"a": "b"},
+        "sku": {"name": "Standard_B1s", "capacity": 3},
+        "properties": {
+            "upgradePolicy": {"mode": "Manual"},
+            "virtualMachineProfile": {"storageProfile": storage, "osProfile": user},
+        },
+    }
+    made = call.begin_create_or_update(RG, "web", body).result()
+    assert (made.properties.provisioning_state, made.sku.capacity) == ("Succeeded", 3)
+    assert list(strange(call.get(RG, "web"))) == []
+    assert call.get(RG, "web").properties.virtual_machine_profile.os_profile.admin_password is None
+
+    def ids() -> list[str]:
+        return [each.instance_id for each in one.list(RG, "web")]
+
+    assert ids() == ["0", "1", "2"]
+    scaled = {"location": SOUTH, "sku": {"name": "Standard_B1s", "capacity": 6}}
+    changed = call.begin_create_or_update(RG, "web", scaled).result()
+    assert (changed.sku.capacity, changed.tags) == (6, {"a": "b"})
+    assert changed.properties.virtual_machine_profile.storage_profile.image_reference.id == image
+    assert ids() == ["0", "1", "2", "3", "4", "5"], "over two pages"
+    assert {each.name for each in call.list(RG)} == {each.name for each in call.list_all()} == {"web"}
+    shown = one.get(RG, "web", "4", expand="instanceView")
+    assert shown.properties.latest_model_applied is True
+    assert list(strange(shown)) == []
+    assert shown.properties.instance_view.statuses[0].code == "ProvisioningState/succeeded"
+    assert refused(lambda: one.get(RG, "web", "9"))[0] == 404
+    one.begin_delete(RG, "web", "1").result()
+    call.begin_delete_instances(RG, "web", {"instanceIds": ["0", "5"]}).result()
+    assert (ids(), call.get(RG, "web").sku.capacity) == (["2", "3", "4"], 3)
+    call.begin_reimage_all(RG, "web").result()
+    one.begin_power_off(RG, "web", "2").result()
+    assert refused(lambda: call.begin_start(RG, "web")) == (409, "OperationNotAllowed")
+    moved = {"location": "eastus", "sku": {"name": "Standard_B1s", "capacity": 3}}
+    assert refused(lambda: call.begin_create_or_update(RG, "web", moved))[1] == "PropertyChangeNotAllowed"
+    call.begin_delete(RG, "web").result()
+    assert refused(lambda: call.get(RG, "web"))[0] == 404
+    assert [each.name for each in client.disks.list() if each.name.startswith("web")] == []
+
+
 def strange(model: Any) -> Iterator[str]:
     """The fields of an answer that the client's model does not have, at any depth."""
     if isinstance(model, list):
@@ -259,6 +307,17 @@ def the_end() -> None:
     assert list(client.galleries.list()) == []
 
 
-for chapter in (group, galleries, images, versions, an_operation_that_fails, disks, machines, soft_delete, the_end):
+for chapter in (
+    group,
+    galleries,
+    images,
+    versions,
+    an_operation_that_fails,
+    disks,
+    machines,
+    scale_sets,
+    soft_delete,
+    the_end,
+):
     chapter()
     print(chapter.__name__, flush=True)

@@ -22,6 +22,7 @@ ROOTS: dict[str, dict[str, tuple[str, ...]]] = {
         "snapshots": ("Snapshot", "SnapshotUpdate"),
         "images": ("Image", "ImageUpdate"),
         "virtualMachines": ("VirtualMachine", "VirtualMachineUpdate"),
+        "virtualMachineScaleSets": ("VirtualMachineScaleSet", "VirtualMachineScaleSetUpdate"),
     },
     "network": {
         "virtualNetworks": ("VirtualNetwork",),

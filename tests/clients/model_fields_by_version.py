@@ -21,6 +21,7 @@ ROOTS = {
     "snapshots": ("Snapshot", "SnapshotUpdate"),
     "images": ("Image", "ImageUpdate"),
     "virtualMachines": ("VirtualMachine", "VirtualMachineUpdate"),
+    "virtualMachineScaleSets": ("VirtualMachineScaleSet", "VirtualMachineScaleSetUpdate"),
 }
 """By type the models of PUT and PATCH."""
 

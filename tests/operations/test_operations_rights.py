@@ -154,7 +154,7 @@ NOT_ALONE = {"run_bench", "plan_bench", "run"}
 
 LISTS_OF_ALL = {
     "list_operations", "list_disks", "page_disks", "list_galleries", "page_galleries", "list_groups", "page_groups",
-    "list_images", "page_images", "page_network_records", "list_machines", "page_machines",
+    "list_images", "page_images", "page_network_records", "list_machines", "page_machines", "list_scale_sets", "page_scale_sets",
 }  # fmt: skip
 """Of the whole subscription: who has a role in it sees what the role lets."""
 

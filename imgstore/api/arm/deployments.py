@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from fastapi import APIRouter, Response
 
-from imgstore.api.arm import definitions, disks, galleries, images, machines, network, versions
+from imgstore.api.arm import definitions, disks, galleries, images, machines, network, scale_sets, versions
 from imgstore.api.arm.deployment_runner import DeploymentRunner, PutCommand
 from imgstore.api.arm.groups import check_group, get_group
 from imgstore.api.http.context import RESOURCE_BODY, Context, RequestContext, json_response
@@ -57,6 +57,9 @@ _TYPES: Final[Mapping[str, PutCommand]] = {
     "microsoft.compute/images": PutCommand(command=images.put_image, fields=("disk",), is_continued=True),
     "microsoft.compute/virtualmachines": PutCommand(
         command=machines.put_machine, fields=("machine",), is_continued=True
+    ),
+    "microsoft.compute/virtualmachinescalesets": PutCommand(
+        command=scale_sets.put_scale_set, fields=("scale_set",), is_continued=True
     ),
     **{
         kind.type.lower(): PutCommand(command=network.put_network, fields=("name",), more={"kind": kind.word})

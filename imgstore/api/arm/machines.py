@@ -47,7 +47,7 @@ _SkipShutdown = Annotated[str | None, Query(alias="skipShutdown", description="t
 async def put(context: Context, group: str, machine: str) -> Response:
     """Serve Azure's VirtualMachines_CreateOrUpdate. The plain password is removed before anything is stored."""
     sent = await context.read_json()
-    secrets = asdict(await context.run(lambda _: _read_secrets(sent)))
+    secrets = asdict(await context.run(lambda _: read_secret_values(sent)))
     return await context.put_response(
         "put-machine",
         _KIND,
@@ -270,7 +270,7 @@ def put_machine(call: CommandCall) -> Outcome:
     body = read_known_fields(request["body"], _KIND, session.api_version)
     asked = read_machine(body, request["group"], request["machine"], is_put=request["whole"])
     # A template's machine comes here without a route.
-    kept = request.get("secrets") or asdict(_read_secrets(request["body"]))
+    kept = request.get("secrets") or asdict(read_secret_values(request["body"]))
     asked = replace(asked, secrets=MachineSecrets(**kept))
     current: Json = None
     is_unfinished = True
@@ -305,13 +305,17 @@ def put_machine(call: CommandCall) -> Outcome:
     return current is None, made
 
 
-def _read_secrets(body: Json) -> MachineSecrets:
+def read_secret_values(body: Json, above: str = "properties") -> MachineSecrets:
     """Return the hash of the password and the custom data of an OS profile.
+
+    Args:
+        body: the JSON of the request.
+        above: the path of the object with the OS profile.
 
     Raises:
         InvalidInput: the custom data are not base64, or too large.
     """
-    password, custom_data = read_secrets(body)
+    password, custom_data = read_secrets(body, above)
     try:
         return make_secrets(password, custom_data)
     except ToolMissing as error:

@@ -16,6 +16,7 @@ from imgstore.operations.gallery import definitions, galleries
 from imgstore.operations.gallery import versions as gallery_versions
 from imgstore.operations.machines import images, machines
 from imgstore.operations.network_records import NetworkScope, show_network_record
+from imgstore.operations.scale_sets.scale_sets import show_scale_set
 from imgstore.wire.api_versions import Kind, check_api_version, remove_newer_fields
 from imgstore.wire.json_text import Json
 from imgstore.wire.network import NETWORK_TYPES, network_json
@@ -29,6 +30,7 @@ from imgstore.wire.responses.resources import (
     image_json,
     version_json,
 )
+from imgstore.wire.responses.scale_sets import scale_set_json
 
 _ID: Final = re.compile(
     r"/subscriptions/([^/]+)/resourceGroups/([^/]+)(?:/providers/([^/]+)((?:/[^/]+/[^/]+)+))?", re.IGNORECASE
@@ -128,6 +130,10 @@ def _machine(session: Session, group: str, name: str) -> Json:
     return machine_json(session.run(machines.show_machine, group=group, name=name))
 
 
+def _scale_set(session: Session, group: str, name: str) -> Json:
+    return scale_set_json(session.run(show_scale_set, group=group, name=name).scale_set)
+
+
 def _network(kind: str) -> Callable[[Session, str, str], Json]:
     def read(session: Session, group: str, name: str) -> Json:
         return network_json(session.run(show_network_record, NetworkScope(group=group, type=kind, name=name)))
@@ -145,5 +151,6 @@ _READERS: Final[Mapping[str, _ResourceReader]] = {
     "microsoft.compute/snapshots": _ResourceReader(kind=Kind.SNAPSHOT, read=_disk(DiskKind.SNAPSHOT)),
     "microsoft.compute/images": _ResourceReader(kind=Kind.IMAGE, read=_image),
     "microsoft.compute/virtualmachines": _ResourceReader(kind=Kind.MACHINE, read=_machine),
+    "microsoft.compute/virtualmachinescalesets": _ResourceReader(kind=Kind.SCALE_SET, read=_scale_set),
     **{each.type.lower(): _ResourceReader(kind=Kind.NETWORK, read=_network(each.type)) for each in NETWORK_TYPES},
 }

@@ -37,7 +37,7 @@ from imgstore.api.http.paths import (
 from imgstore.domain.identity.access import DEFINITIONS as DEFINITION_TYPE
 from imgstore.domain.identity.access import GALLERIES as GALLERY_TYPE
 from imgstore.domain.identity.access import GROUPS as GROUP_TYPE
-from imgstore.domain.identity.access import USAGE_DETAILS, Action, Principal
+from imgstore.domain.identity.access import INSTANCES, SCALE_SETS, USAGE_DETAILS, Action, Principal
 from imgstore.domain.identity.access import VERSIONS as VERSION_TYPE
 from imgstore.operations.activity_log import permit, permit_list
 from imgstore.operations.installation import Installation
@@ -81,6 +81,8 @@ _DEPLOYMENTS: Final = f"{GROUP}/providers/Microsoft.Resources/deployments"
 _DEPLOYMENT: Final = f"{_DEPLOYMENTS}/{{deployment}}"
 _DEPLOYMENT_OPERATIONS: Final = f"{GROUP}/deployments/{{deployment}}/operations"
 _MACHINE: Final = f"{COMPUTE}/virtualMachines/{{machine}}"
+_SCALE_SET: Final = f"{COMPUTE}/virtualMachineScaleSets/{{scale_set}}"
+_INSTANCE: Final = f"{_SCALE_SET}/virtualMachines/{{instance}}"
 _MACHINE_TYPE: Final = "Microsoft.Compute/virtualMachines"
 _SUBSCRIPTION_TYPE: Final = "Microsoft.Resources/subscriptions"
 _DEPLOYMENT_TYPE: Final = "Microsoft.Resources/deployments"
@@ -157,6 +159,30 @@ def _machine_actions() -> Iterator[_Row]:
         Action.REAPPLY,
     ):
         yield _action("POST", f"{_MACHINE}/{action.removesuffix('/action')}", _MACHINE_TYPE, action, _MACHINE)
+
+
+def _scale_sets() -> Iterator[_Row]:
+    yield from _compute("virtualMachineScaleSets", "scale_set")
+    yield _action("GET", f"{_SCALE_SET}/instanceView", f"{SCALE_SETS}/instanceView", Action.READ, _SCALE_SET)
+    yield _action(
+        "GET", f"{_SCALE_SET}/rollingUpgrades/latest", f"{SCALE_SETS}/rollingUpgrades", Action.READ, _SCALE_SET
+    )
+    yield _action("POST", f"{_SCALE_SET}/rollingUpgrades/cancel", SCALE_SETS, Action.CANCEL_ROLLING_UPGRADE, _SCALE_SET)
+    yield _action("GET", f"{_SCALE_SET}/virtualMachines", INSTANCES, Action.READ, _SCALE_SET)
+    yield from _resource(_INSTANCE, INSTANCES, "GET DELETE")
+    yield _action("GET", f"{_INSTANCE}/instanceView", f"{INSTANCES}/instanceView", Action.READ, _INSTANCE)
+    of_instances = (
+        Action.START,
+        Action.POWER_OFF,
+        Action.RESTART,
+        Action.DEALLOCATE,
+        Action.REIMAGE,
+        Action.REIMAGE_ALL,
+    )
+    for action in (*of_instances, Action.MANUAL_UPGRADE, Action.DELETE_INSTANCES):
+        yield _action("POST", f"{_SCALE_SET}/{action.removesuffix('/action')}", SCALE_SETS, action, _SCALE_SET)
+    for action in of_instances:
+        yield _action("POST", f"{_INSTANCE}/{action.removesuffix('/action')}", INSTANCES, action, _INSTANCE)
 
 
 def _forecasts() -> Iterator[_Row]:
@@ -238,6 +264,7 @@ def _rows() -> Iterator[_Row]:
     yield from _compute("images", "image")
     yield from _compute("virtualMachines", "machine")
     yield from _machine_actions()
+    yield from _scale_sets()
     yield from _forecasts()
     disk, disk_type = f"{COMPUTE}/disks/{{disk}}", "Microsoft.Compute/disks"
     yield _action("POST", f"{disk}/beginGetAccess", disk_type, Action.EXPORT, disk)

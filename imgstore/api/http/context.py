@@ -224,6 +224,14 @@ class RequestContext:
         """
         return await self._read_document(json.loads, BODY_BYTES_MAX)
 
+    async def read_optional_json(self) -> Json | None:
+        """Read the request's body as JSON. None for an empty body. See `read_json`."""
+        caller = await self.find_caller()
+        body = await self.read_body()
+        if not body.strip():
+            return None
+        return await asyncio.wrap_future(self.server.pools.requests.submit(caller, lambda: _read(body, json.loads)))
+
     async def read_template(self) -> Json:
         """Authenticate the caller, then read the request's body as JSON with the extensions of templates.
 

@@ -58,7 +58,7 @@ _MAINTENANCE: Final = "maintenance"
 """The caller of the system's own jobs. The jobs use the share of this caller."""
 _DELETE: Final = "delete-"
 """The prefix of commands that delete."""
-_CONTINUED: Final = frozenset({"put-version", "put-disk", "put-image", "put-machine"})
+_CONTINUED: Final = frozenset({"put-version", "put-disk", "put-image", "put-machine", "put-scale-set"})
 """The commands that complete a resource in the state Creating, also if `CommandCall.is_preempted` is set."""
 
 

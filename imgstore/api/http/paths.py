@@ -30,7 +30,7 @@ _WORDS: Final = {
         "communityGalleries", "Microsoft.ResourceGraph", "resources", "beginGetAccess", "endGetAccess",
         "operations", "whatIf", "whatIfDelete",
         "virtualMachines", "instanceView", "generalize", "deallocate", "powerOff", "start", "restart",
-        "redeploy", "reimage", "reapply",
+        "redeploy", "reimage", "reapply", "virtualMachineScaleSets", "reimageall", "manualupgrade", "rollingUpgrades", "delete",
         "Microsoft.Network", "virtualNetworks", "subnets", "networkSecurityGroups", "securityRules",
         "publicIPAddresses", "networkInterfaces", "ipConfigurations", "loadBalancers", "inboundNatRules", "Microsoft.Consumption", "usageDetails",
     )

@@ -35,7 +35,7 @@ from imgstore.operations.quotas import enforce_quota
 from imgstore.operations.revisions import flush_revisions
 from imgstore.operations.scale_sets.content import make_disks
 from imgstore.operations.scale_sets.leases import renew
-from imgstore.operations.scale_sets.removal import remove_instances
+from imgstore.operations.scale_sets.removal import finish_removals, remove_instances
 from imgstore.policy.instance_placement import place_instances
 
 BATCH_INSTANCES: Final = 250
@@ -55,6 +55,14 @@ class InstanceSource:
     is_remote: bool = False
     """Whether the region has no complete replica, so that content comes from another region."""
     image: ManagedImage | None = None
+
+    @property
+    def luns(self) -> list[int]:
+        """The LUNs of the data disks."""
+        if self.image is not None:
+            return [lun for key in self.image.by_key if (lun := lun_of(key)) is not None]
+        assert self.offer is not None, "a source is an offer or an image"
+        return [disk.lun for disk in self.offer.disks if disk.lun is not None]
 
     @property
     def virtual_bytes(self) -> int:
@@ -129,6 +137,7 @@ def change_capacity(
         StoreError: no replica of the region can be used. Nothing remains of the change.
         LeaseLost: another process changes the set, and decides about the change.
     """
+    finish_removals(installation, lease)
     if scale_set.former_capacity is not None and scale_set.capacity != capacity:
         scale_set = roll_back(installation, lease, scale_set)
     with installation.catalog.reading() as transaction:
@@ -174,6 +183,7 @@ def run_change(
 ) -> ScaleSet:
     """Do a recorded change. Roll the change back if it fails."""
     try:
+        finish_removals(installation, lease)
         _remove_surplus(installation, lease, scale_set, scale_set.capacity)
         if source is not None:
             _add_missing(installation, lease, scale_set, source)
@@ -301,7 +311,11 @@ def _new_instance(installation: Installation, scale_set: ScaleSet, instance_id: 
 def _instance_properties(scale_set: ScaleSet) -> dict[str, object]:
     """Return the OS profile of the set, whose SSH keys the first start needs."""
     profile = scale_set.extra_properties.get("properties.virtualMachineProfile.osProfile")
-    return {} if profile is None else {"properties.osProfile": profile}
+    return (
+        {}
+        if profile is None
+        else {"properties.osProfile": {name: profile[name] for name in profile if name != "computerNamePrefix"}}
+    )
 
 
 def _disks_of_version(

@@ -21,7 +21,7 @@ from imgstore.operations.gallery.sharing import admit_reader
 from imgstore.operations.installation import Installation
 from imgstore.operations.machines.create import gallery_image
 from imgstore.operations.machines.images import find_image
-from imgstore.policy.image_change import ImageShape, check_image_change
+from imgstore.policy.image_change import ImageShape, check_disk_settings, check_image_change
 
 _WHAT = "scale set"
 
@@ -66,6 +66,8 @@ def change_model(
         )
         if change.image is not None:
             changed = _with_image(installation, principal, transaction, changed, change.image, reference)
+        if (luns := _current_luns(transaction, present)) is not None:
+            check_disk_settings(change.attachments, luns)
         if changed != present:
             transaction.scale_sets.update(changed)
         return changed
@@ -134,6 +136,15 @@ def _shape_of_image(image: ManagedImage) -> ImageShape:
             lun: each.virtual_bytes for key, each in image.by_key.items() if (lun := lun_of(key)) is not None
         },
     )
+
+
+def _current_luns(transaction: Transaction, scale_set: ScaleSet) -> list[int] | None:
+    """Return the LUNs of the data disks of an instance. None without an instance. A new image has the same LUNs."""
+    instance = next(iter(transaction.machines.list_instances(scale_set.uid, limit=1)), None)
+    if instance is None:
+        return None
+    disks = transaction.disks.list_attached(instance.resource_id)
+    return [each.machine_lun for each in disks if each.machine_lun is not None]
 
 
 def _current_shape(transaction: Transaction, scale_set: ScaleSet) -> ImageShape:

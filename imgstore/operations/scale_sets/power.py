@@ -11,6 +11,7 @@ from imgstore.domain.identity.access import Action, Principal
 from imgstore.domain.machine_runs import MachineRun
 from imgstore.domain.machines import SCALE_SET, Machine
 from imgstore.domain.scale_sets import ScaleSet
+from imgstore.domain.states import ProvisioningState
 from imgstore.operations import lookup
 from imgstore.operations.activity_log import record_activity
 from imgstore.operations.installation import Installation
@@ -33,6 +34,7 @@ def start_instances(
     name: str,
     instance_ids: Collection[int] | None,
     runs_as: str | None = None,
+    is_permitted: bool = False,
 ) -> None:
     """Start instances on this host. An instance that runs stays unchanged.
 
@@ -43,6 +45,7 @@ def start_instances(
         name: the name of the scale set.
         instance_ids: the instances. None: all.
         runs_as: the user for QEMU by name or number. None chooses a user.
+        is_permitted: whether the right to the action on these instances was checked before.
 
     Raises:
         Conflict: an instance does not start. The error has a detail for each such instance.
@@ -55,7 +58,7 @@ def start_instances(
         request = StartRequest(forwards=() if run is None else run.forwards, runs_as=runs_as)
         start_run(installation, instance, request)
 
-    _run_all(installation, principal, Action.START, group, name, instance_ids, start)
+    _run_all(installation, principal, Action.START, group, name, instance_ids, start, is_permitted=is_permitted)
 
 
 def stop_instances(
@@ -67,6 +70,7 @@ def stop_instances(
     instance_ids: Collection[int] | None,
     deallocate: bool = False,
     shutdown_seconds: float = STOP_SECONDS,
+    is_permitted: bool = False,
 ) -> None:
     """Stop instances of this host. A stopped instance stays unchanged. The arguments are those of `start_instances`.
 
@@ -79,7 +83,7 @@ def stop_instances(
     def stop(instance: Machine) -> None:
         stop_run(installation, instance, shutdown_seconds=shutdown_seconds, deallocate=deallocate)
 
-    _run_all(installation, principal, action, group, name, instance_ids, stop)
+    _run_all(installation, principal, action, group, name, instance_ids, stop, is_permitted=is_permitted)
 
 
 def restart_instances(
@@ -89,6 +93,7 @@ def restart_instances(
     group: str,
     name: str,
     instance_ids: Collection[int] | None,
+    is_permitted: bool = False,
 ) -> None:
     """Stop instances, and start them with the options of the last start. Without ids, restart the running instances.
 
@@ -102,7 +107,7 @@ def restart_instances(
         if instance_ids is not None or (run is not None and run.state.is_active):
             restart_run(installation, instance)
 
-    _run_all(installation, principal, Action.RESTART, group, name, instance_ids, restart)
+    _run_all(installation, principal, Action.RESTART, group, name, instance_ids, restart, is_permitted=is_permitted)
 
 
 def select_instances(
@@ -114,7 +119,8 @@ def select_instances(
         NotFound: a named instance does not exist.
     """
     if instance_ids is None:
-        return transaction.machines.list_instances(scale_set.uid)
+        instances = transaction.machines.list_instances(scale_set.uid)
+        return [each for each in instances if each.provisioning_state is not ProvisioningState.DELETING]
     return [lookup.find_instance(transaction, scale_set, each) for each in sorted(set(instance_ids))]
 
 
@@ -131,10 +137,12 @@ def _run_all(
     name: str,
     instance_ids: Collection[int] | None,
     act: Callable[[Machine], None],
+    *,
+    is_permitted: bool,
 ) -> None:
     """Run an action on instances in threads, and raise all failures together."""
     scope = names.compute_id(installation.subscription, group, SCALE_SET, name)
-    with record_activity(installation, principal, action, scope):
+    with record_activity(installation, principal, action, scope, is_permitted=is_permitted):
         with installation.catalog.reading() as transaction:
             scale_set = lookup.find_scale_set(transaction, installation.subscription, group, name)
             instances = select_instances(transaction, scale_set, instance_ids)

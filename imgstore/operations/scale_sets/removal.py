@@ -25,6 +25,23 @@ from imgstore.operations.slots.removal import check_no_signed_url, check_unpinne
 from imgstore.operations.stores.catalog_checks import find_referenced_bodies, refuse_if_outdated
 
 
+def finish_removals(installation: Installation, lease: ScaleSetLease) -> list[int]:
+    """Remove the instances that a killed command has marked. Return their ids."""
+    with installation.catalog.reading() as transaction:
+        instances = [
+            each
+            for each in transaction.machines.list_instances(lease.uid)
+            if each.provisioning_state is ProvisioningState.DELETING
+        ]
+    if not instances:
+        return []
+    with installation.catalog.transaction() as transaction:
+        scale_set = transaction.scale_sets.guard(lease)
+        disks = transaction.disks.list_of_scale_set(scale_set.resource_id)
+    remove_instances(installation, lease, instances, disks)
+    return [each.instance_id for each in instances if each.instance_id is not None]
+
+
 def remove_instances(
     installation: Installation, lease: ScaleSetLease, instances: Sequence[Machine], disks: Sequence[ManagedDisk]
 ) -> None:

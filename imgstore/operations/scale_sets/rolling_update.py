@@ -27,6 +27,7 @@ from imgstore.operations.activity_log import permit, record_activity
 from imgstore.operations.installation import Installation
 from imgstore.operations.machines.runs import find_run
 from imgstore.operations.scale_sets.health_probes import HealthProbe
+from imgstore.operations.scale_sets.power import select_instances
 from imgstore.operations.scale_sets.reimage import ReimageRequest, reimage_instances
 from imgstore.policy.rolling import next_batch, plan_steps, progress_of, status_of
 
@@ -181,7 +182,7 @@ def _begin(
     now = installation.effects.now()
     with installation.catalog.transaction() as transaction:
         scale_set = transaction.scale_sets.guard(lease)
-        instances = transaction.machines.list_instances(scale_set.uid)
+        instances = select_instances(transaction, scale_set, None)
         there = {each.instance_id for each in instances if each.instance_id is not None}
         for each in instance_ids or ():
             if each not in there:

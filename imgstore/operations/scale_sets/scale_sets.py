@@ -46,6 +46,7 @@ from imgstore.operations.scale_sets.change import (
 )
 from imgstore.operations.scale_sets.leases import hold_scale_set
 from imgstore.operations.scale_sets.removal import remove_instances
+from imgstore.policy.image_change import check_disk_settings
 from imgstore.policy.os_profile import check_os_profile
 
 
@@ -119,6 +120,7 @@ def _finish_creation(
 def _add_scale_set(
     installation: Installation, request: ScaleSetRequest, region: str, source: InstanceSource
 ) -> ScaleSet:
+    check_disk_settings(request.attachments, source.luns)
     profile = check_os_profile(
         source.os_state,
         request.profile,

@@ -1,7 +1,7 @@
 """Update scale sets: change the model, and move instances to the model."""
 
 import threading
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Final
 
@@ -9,12 +9,14 @@ from imgstore.domain import names
 from imgstore.domain.errors import Conflict, LeaseLost, StoreError
 from imgstore.domain.identity.access import Action, Principal
 from imgstore.domain.machines import SCALE_SET
+from imgstore.domain.resources import ManagedDisk
 from imgstore.domain.scale_sets import ScaleSet, ScaleSetLease, UpgradeMode
 from imgstore.domain.states import ProvisioningState
 from imgstore.operations import lookup
 from imgstore.operations.activity_log import record_activity
 from imgstore.operations.installation import Installation
 from imgstore.operations.scale_sets.model import ModelChange, change_model
+from imgstore.operations.scale_sets.power import select_instances
 from imgstore.operations.scale_sets.rolling_update import RolloutRequest, list_outdated, roll_out
 
 _BEAT_SECONDS: Final = 1.0
@@ -93,29 +95,59 @@ def reimage_scale_set(
     name: str,
     instance_ids: Collection[int] | None,
     rollout: RolloutRequest,
+    includes_data_disks: bool = False,
+    is_permitted: bool = False,
 ) -> ScaleSet:
-    """Give instances a new OS disk of the image in the model. The changes of the guests are lost. None: all instances.
+    """Give instances a new OS disk of the image in the model. The changes of the guests are lost.
+
+    Args:
+        installation: the installation.
+        principal: the caller.
+        group: the name of the resource group.
+        name: the name of the scale set.
+        instance_ids: the instances. None: all.
+        rollout: the batches and the probe.
+        includes_data_disks: whether the caller also expects new data disks, as Azure's `reimageall` makes.
+        is_permitted: whether the right to the action on these instances was checked before.
 
     Raises:
+        Conflict: the instances have data disks, and the caller expects new data disks. Nothing was changed.
         Conflict: an instance failed. The error has a detail for each failed instance.
         NotFound: a named instance does not exist.
         WorkLeased: another process changes the set.
     """
     scope = names.compute_id(installation.subscription, group, SCALE_SET, name)
-    with record_activity(installation, principal, Action.REIMAGE, scope):
+    action = Action.REIMAGE_ALL if includes_data_disks else Action.REIMAGE
+    with record_activity(installation, principal, action, scope, is_permitted=is_permitted):
         installation.locator.health.refresh()
         with hold_scale_set(installation, group, name) as lease:
             with installation.catalog.reading() as transaction:
-                instances = transaction.machines.list_instances(lease.uid)
+                scale_set = lookup.find_scale_set(transaction, installation.subscription, group, name)
+                instances = select_instances(transaction, scale_set, instance_ids)
+                if includes_data_disks:
+                    _check_no_data_disks(scale_set, transaction.disks.list_of_scale_set(scale_set.resource_id))
             ids = [each.instance_id for each in instances if each.instance_id is not None]
             return roll_out(
                 installation,
                 lease,
                 rollout,
                 principal,
-                instance_ids=ids if instance_ids is None else instance_ids,
+                instance_ids=ids,
                 replaces_equal=True,
             )
+
+
+def _check_no_data_disks(scale_set: ScaleSet, disks: Sequence[ManagedDisk]) -> None:
+    luns = sorted({disk.machine_lun for disk in disks if disk.machine_lun is not None})
+    if luns:
+        raise Conflict(
+            f"The instances of the scale set '{scale_set.name}' have data disks, which stay as they are.",
+            found=f"data disks with LUN {', '.join(map(str, luns))}",
+            expected="instances without data disks",
+            hint="reimage only the OS disks, with the action `reimage`",
+            target=scale_set.resource_id,
+            code="OperationNotAllowed",
+        )
 
 
 @contextmanager

@@ -128,6 +128,7 @@ _LISTS: Final = frozenset(
         f"{_STORAGE}dataDiskImages",
         f"{_STORAGE}dataDisks",
         "properties.networkProfile.networkInterfaces",
+        "properties.virtualMachineProfile.storageProfile.dataDisks",
     }
 )
 """Paths of lists of objects. Each other path with names below is an object."""
@@ -145,6 +146,94 @@ def _machine_disk(word: str) -> dict[str, Treatment]:
         ),
         f"{above}writeAcceleratorEnabled": AllowedValues((False,)),
     }
+
+
+_OF_SET: Final = "properties.virtualMachineProfile."
+"""The model of the instances in a scale set."""
+
+
+def _set_disk(word: str) -> dict[str, Treatment]:
+    above = f"{_OF_SET}storageProfile.{word}."
+    return {
+        f"{above}caching": FieldUse.APPLIED,
+        f"{above}createOption": AllowedValues(("FromImage",)),
+        f"{above}deleteOption": AllowedValues(("Delete",)),
+        f"{above}writeAcceleratorEnabled": AllowedValues((False,)),
+    }
+
+
+_SCALE_SET: Final[Mapping[str, Treatment]] = {
+    **_RESOURCE,
+    **_with_use(
+        FieldUse.READ_ONLY,
+        "identity.principalId identity.tenantId properties.uniqueId properties.timeCreated "
+        "properties.virtualMachineProfile.timeCreated properties.latestUpdate",
+    ),
+    **_with_use(FieldUse.APPLIED, "sku.name sku.capacity"),
+    "sku.tier": AllowedValues(("Standard",)),
+    "identity.type": AllowedValues(("None",)),
+    **_with_use(FieldUse.KEPT, "plan extendedLocation zones"),
+    **_with_use(
+        FieldUse.APPLIED,
+        "mode rollingUpgradePolicy.maxBatchInstancePercent rollingUpgradePolicy.maxUnhealthyInstancePercent "
+        "rollingUpgradePolicy.maxUnhealthyUpgradedInstancePercent rollingUpgradePolicy.pauseTimeBetweenBatches",
+        "properties.upgradePolicy.",
+    ),
+    **dict.fromkeys(
+        _with_use(
+            FieldUse.APPLIED,
+            "rollingUpgradePolicy.enableCrossZoneUpgrade rollingUpgradePolicy.prioritizeUnhealthyInstances "
+            "rollingUpgradePolicy.rollbackFailedInstancesOnPolicyBreach rollingUpgradePolicy.maxSurge "
+            "automaticOSUpgradePolicy.enableAutomaticOSUpgrade automaticOSUpgradePolicy.useRollingUpgradePolicy "
+            "automaticOSUpgradePolicy.osRollingUpgradeDeferral",
+            "properties.upgradePolicy.",
+        ),
+        AllowedValues((False,)),
+    ),
+    **dict.fromkeys(
+        _with_use(
+            FieldUse.APPLIED,
+            "automaticRepairsPolicy.enabled spotRestorePolicy.enabled resiliencyPolicy.resilientVMCreationPolicy.enabled "
+            "resiliencyPolicy.resilientVMDeletionPolicy.enabled resiliencyPolicy.automaticZoneRebalancingPolicy.enabled "
+            "additionalCapabilities.enableFips1403Encryption scaleInPolicy.prioritizeUnhealthyVMs externalHealthPolicy.enabled "
+            "constrainedMaximumCapacity",
+            "properties.",
+        ),
+        AllowedValues((False,)),
+    ),
+    "properties.orchestrationMode": AllowedValues(("Uniform",)),
+    **_with_use(
+        FieldUse.KEPT,
+        "singlePlacementGroup overprovision doNotRunExtensionsOnOverprovisionedVMs zoneBalance platformFaultDomainCount "
+        "zonalPlatformFaultDomainAlignMode proximityPlacementGroup hostGroup scheduledEventsPolicy "
+        "additionalCapabilities.ultraSSDEnabled additionalCapabilities.hibernationEnabled",
+        "properties.",
+    ),
+    **_with_use(FieldUse.APPLIED, "osProfile.adminUsername osProfile.computerNamePrefix", _OF_SET),
+    **_with_use(FieldUse.KEPT, "osProfile.* networkProfile", _OF_SET),
+    f"{_OF_SET}userData": FieldUse.HIDDEN,
+    **_with_use(
+        FieldUse.KEPT,
+        "hardwareProfile.vmSizeProperties diagnosticsProfile applicationProfile billingProfile capacityReservation "
+        "scheduledEventsProfile evictionPolicy extensionProfile.extensionsTimeBudget licenseType priority "
+        "storageProfile.diskControllerType securityProfile.uefiSettings.secureBootEnabled "
+        "securityProfile.uefiSettings.vTpmEnabled",
+        _OF_SET,
+    ),
+    f"{_OF_SET}securityProfile.securityType": AllowedValues(("Standard", "TrustedLaunch")),
+    f"{_OF_SET}securityProfile.encryptionAtHost": AllowedValues((False,)),
+    f"{_OF_SET}securityProfile.proxyAgentSettings.enabled": AllowedValues((False,)),
+    **_with_use(
+        FieldUse.APPLIED,
+        "id sharedGalleryImageId communityGalleryImageId publisher offer sku version",
+        f"{_OF_SET}storageProfile.imageReference.",
+    ),
+    f"{_OF_SET}storageProfile.imageReference.exactVersion": FieldUse.READ_ONLY,
+    **_set_disk("osDisk"),
+    **_with_use(FieldUse.APPLIED, "osType managedDisk.storageAccountType", f"{_OF_SET}storageProfile.osDisk."),
+    **_set_disk("dataDisks"),
+    **_with_use(FieldUse.APPLIED, "lun", f"{_OF_SET}storageProfile.dataDisks."),
+}
 
 
 FIELDS: Final[Mapping[Subject, Mapping[str, Treatment]]] = {
@@ -280,6 +369,7 @@ FIELDS: Final[Mapping[Subject, Mapping[str, Treatment]]] = {
         **_with_use(FieldUse.APPLIED, "lun", f"{_STORAGE}dataDisks."),
         f"{_STORAGE}dataDisks.toBeDetached": AllowedValues((False,)),
     },
+    Kind.SCALE_SET: _SCALE_SET,
     Kind.GROUP: {**_RESOURCE},
     Kind.DEPLOYMENT: {
         **_with_use(FieldUse.APPLIED, "template templateLink parameters parametersLink mode", "properties."),

@@ -49,21 +49,22 @@ KEPT: Final[Mapping[str, type]] = {
 """The stored fields by path, with their types. Such fields are shown as sent."""
 _KINDS: Final = {list: "a list", Mapping: "an object", str: "text", int: "a whole number"}
 _SECRETS: Final = frozenset(
-    path.lower()
+    f"{above}.{path}".lower()
+    for above in ("properties", "properties.virtualMachineProfile")
     for path in (
-        "properties.userData",
-        f"{_OS_PROFILE}.adminPassword",
-        f"{_OS_PROFILE}.customData",
-        f"{_OS_PROFILE}.windowsConfiguration.additionalUnattendContent",
+        "userData",
+        "osProfile.adminPassword",
+        "osProfile.customData",
+        "osProfile.windowsConfiguration.additionalUnattendContent",
     )
 )
-"""The fields to remove. ``additionalUnattendContent`` contains passwords."""
+"""The fields of machines and scale sets to remove. ``additionalUnattendContent`` contains passwords."""
 _OPTIONS: Final = {"fromimage": False, "attach": True}
 _DELETE_OPTIONS: Final = {"delete": True, "detach": False}
 
 
 def remove_secrets(body: Json, path: str = "") -> Json:
-    """Return a body without passwords and secret data of the machine.
+    """Return a body without passwords and secret data of the machine or of the instances.
 
     Names are case-insensitive, because this function runs before names are normalized.
     """
@@ -75,23 +76,29 @@ def remove_secrets(body: Json, path: str = "") -> Json:
     return {name: remove_secrets(body[name], where) for name, where in below.items() if where not in _SECRETS}
 
 
-def read_secrets(body: Json) -> tuple[str | None, bytes | None]:
+def read_secrets(body: Json, above: str = "properties") -> tuple[str | None, bytes | None]:
     """Return the password and the custom data of an OS profile, before `remove_secrets` removes both.
+
+    Args:
+        body: The JSON of the request.
+        above: The path of the object with the OS profile.
 
     Raises:
         InvalidInput: the custom data are not base64.
     """
     found: dict[str, str] = {}
-    profile = _member(_member(body, "properties"), "osprofile")
+    profile = body
+    for name in (*above.split("."), "osProfile"):
+        profile = _member(profile, name.lower())
     for name in ("adminPassword", "customData"):
-        value = text_of(_member(profile, name.lower()), f"{_OS_PROFILE}.{name}")
+        value = text_of(_member(profile, name.lower()), f"{above}.osProfile.{name}")
         if value:
             found[name] = value
     custom = found.get("customData")
     try:
         return found.get("adminPassword"), None if custom is None else base64.b64decode(custom, validate=True)
     except ValueError as error:
-        raise invalid_value(f"{_OS_PROFILE}.customData", "text that is not base64", "base64") from error
+        raise invalid_value(f"{above}.osProfile.customData", "text that is not base64", "base64") from error
 
 
 def _member(body: Json, name: str) -> Json:
@@ -116,7 +123,7 @@ def read_machine(body: Json, group: str, name: str, *, is_put: bool) -> MachineR
     """
     check_object(body)
     _check_types(body)
-    image, attached = _read_image(body), _read_attached_os_disk(body, is_put=is_put)
+    image, attached = read_image_reference(body, _REFERENCE), _read_attached_os_disk(body, is_put=is_put)
     if image is not None and attached is not None:
         raise source_count_error("both")
     profile = value_at(body, _OS_PROFILE)
@@ -172,8 +179,13 @@ def _check_types(body: Json) -> None:
         raise invalid_value("identity.type", identity, "None: imgstore does not support identities of machines")
 
 
-def _read_image(body: Json) -> str | None:
-    raw = value_at(body, _REFERENCE) or {}
+def read_image_reference(body: Json, path: str) -> str | None:
+    """Return the id of the image at a path. None if the body names no image.
+
+    Raises:
+        InvalidInput: The reference names several images, no id, or a platform image.
+    """
+    raw = value_at(body, path) or {}
     named = {name: raw[name] for name in _IMAGE_IDS if raw.get(name) is not None}
     if not named and any(raw.get(name) for name in (*_MARKET, "version")):
         raise InvalidInput(
@@ -181,16 +193,16 @@ def _read_image(body: Json) -> str | None:
             found=":".join(str(raw.get(name)) for name in (*_MARKET, "version")),
             expected=f"one of {', '.join(_IMAGE_IDS)}",
             hint="publish the image to a gallery, and name the image version",
-            target=_REFERENCE,
+            target=path,
             code="PlatformImageNotFound",
         )
     if not named:
         return None
     word = next(iter(named.values()))
     if beside := [name for name in (*_MARKET, "version") if raw.get(name)]:
-        raise invalid_value(f"{_REFERENCE}.{beside[0]}", raw[beside[0]], f"nothing together with {next(iter(named))}")
+        raise invalid_value(f"{path}.{beside[0]}", raw[beside[0]], f"nothing together with {next(iter(named))}")
     if len(named) > 1 or not isinstance(word, str) or "/" not in word:
-        raise invalid_value(_REFERENCE, raw, f"one of {', '.join(_IMAGE_IDS)}, a resource id")
+        raise invalid_value(path, raw, f"one of {', '.join(_IMAGE_IDS)}, a resource id")
     return word
 
 
