@@ -166,7 +166,7 @@ def test_body_over_the_limit_is_refused(api: Api) -> None:
 
 
 def test_missing_resources_get_arms_errors(api: Api) -> None:
-    unknown = api.ask("GET", f"{api.compute}/virtualMachineScaleSets/x")
+    unknown = api.ask("GET", f"{api.compute}/proximityPlacementGroups/x")
     assert (unknown.status, unknown.code) == (404, "InvalidResourceType")
     verb = api.ask("POST", api.gallery)
     assert (verb.status, verb.code) == (405, "UnsupportedHttpMethod")
