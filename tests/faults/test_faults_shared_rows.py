@@ -101,6 +101,7 @@ CASES: Final = (
 ELSEWHERE: Final = {
     "attach a disk to a machine, or detach": "cli/test_cli_vm_power.py::test_a_disk_without_a_server_is_refused_and_stays_free",
     "start a machine": "cli/test_cli_vm_power.py::test_killed_processes_leave_a_clear_state_and_the_next_start_works",
+    "update instances of a scale set": "operations/test_operations_rolling_update.py::test_one_process_updates_a_set",
     "take in an upload": "operations/test_operations_uploads.py::test_open_upload_is_not_ingested",
     "delete a machine": "operations/test_operations_machines.py::test_deleting_a_machine_leaves_its_disks",
     "soft delete": "operations/test_operations_lifetimes.py::test_due_version_in_use_is_removed_after_the_read",

@@ -487,7 +487,7 @@ def _check_machines(call: CommandCall, action: str) -> None:
             "don't run here.",
             found="a server without --machines",
             expected="a server with --machines",
-            hint="start the server with --machines, or use `imgstore vmss start` on a host",
+            hint="start the server with --machines",
             target=call.request["scale_set"],
             code="OperationNotAllowed",
         )

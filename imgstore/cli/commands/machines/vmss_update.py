@@ -40,7 +40,7 @@ _ROLLING_TABLE: Final = columns(
 _UPDATE_EXAMPLE: Final = """
 imgstore vmss update -g rg -n web --image rg/golden/web/1.1.0 --upgrade-policy-mode Rolling --batch-size 20%
 imgstore vmss update -g rg -n web --image rg/golden/web --health-probe-port 443 --probe-timeout 300
-imgstore vmss update -g rg -n web --image rg/golden/web --health-probe 'curl -fs http://127.0.0.1:$IMGSTORE_PORT_80/'
+imgstore vmss update -g rg -n web --image rg/golden/web --health-probe ./probe.sh
 """
 _ALL: Final = "*"
 _ID_CHARACTERS_MAX: Final = 9
