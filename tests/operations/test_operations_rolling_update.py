@@ -25,9 +25,10 @@ from imgstore.domain.storage.sizes import MIB
 from imgstore.operations.disks.signed_urls import grant_access
 from imgstore.operations.disks.uploads import revoke_access
 from imgstore.operations.installation import Installation
+from imgstore.operations.scale_sets.leases import hold_ready_scale_set
 from imgstore.operations.scale_sets.model import ModelChange
 from imgstore.operations.scale_sets.rolling_update import RolloutRequest, cancel_rolling_update, show_rolling_update
-from imgstore.operations.scale_sets.update import hold_scale_set, reimage_scale_set, update_instances, update_scale_set
+from imgstore.operations.scale_sets.update import reimage_scale_set, update_instances, update_scale_set
 from imgstore.policy.rolling import progress_of
 from tests.support.sample_disks import make_raw
 from tests.support.sample_gallery import (
@@ -303,6 +304,6 @@ def test_a_set_without_an_update(two_versions: Installation) -> None:
 
 def test_one_process_updates_a_set(two_versions: Installation) -> None:
     make_set(two_versions, 1)
-    with hold_scale_set(two_versions, GROUP, SET), pytest.raises(WorkLeased):
+    with hold_ready_scale_set(two_versions, GROUP, SET), pytest.raises(WorkLeased):
         update(two_versions)
     update(two_versions)

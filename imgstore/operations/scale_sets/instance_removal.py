@@ -8,7 +8,6 @@ from collections.abc import Collection
 from dataclasses import replace
 
 from imgstore.domain import names
-from imgstore.domain.errors import Conflict
 from imgstore.domain.identity.access import DISKS, Action, Principal, authorize
 from imgstore.domain.machines import SCALE_SET
 from imgstore.domain.scale_sets import ScaleSet
@@ -17,7 +16,7 @@ from imgstore.operations import lookup
 from imgstore.operations.activity_log import record_activity
 from imgstore.operations.installation import Installation
 from imgstore.operations.machines.runs import stop_run
-from imgstore.operations.scale_sets.leases import hold_scale_set, renew
+from imgstore.operations.scale_sets.leases import check_ready, hold_scale_set, renew
 from imgstore.operations.scale_sets.power import select_instances
 from imgstore.operations.scale_sets.removal import finish_removals, remove_instances
 from imgstore.operations.slots.removal import check_no_signed_url
@@ -57,7 +56,7 @@ def delete_instances(
             ids = None if instance_ids is None else set(instance_ids) - removed
             with installation.catalog.transaction() as transaction:
                 present = transaction.scale_sets.guard(lease)
-                _check_ready(present)
+                check_ready(present)
                 chosen = select_instances(transaction, present, ids)
                 mine = {each.resource_id for each in chosen}
                 disks = transaction.disks.list_of_scale_set(present.resource_id)
@@ -74,15 +73,3 @@ def delete_instances(
                 transaction.scale_sets.update(changed)
             remove_instances(installation, lease, chosen, disks)
             return changed
-
-
-def _check_ready(scale_set: ScaleSet) -> None:
-    if scale_set.former_capacity is not None or scale_set.provisioning_state is not ProvisioningState.SUCCEEDED:
-        raise Conflict(
-            f"The scale set '{scale_set.name}' is not ready.",
-            found=f"provisioning state {scale_set.provisioning_state}",
-            expected="Succeeded",
-            hint="repeat the interrupted creation, scale or deletion, which resumes",
-            target=scale_set.resource_id,
-            code="OperationNotAllowed",
-        )

@@ -1,25 +1,20 @@
 """Update scale sets: change the model, and move instances to the model."""
 
-import threading
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from typing import Final
+from collections.abc import Callable, Collection, Sequence
 
 from imgstore.domain import names
-from imgstore.domain.errors import Conflict, LeaseLost, StoreError
+from imgstore.domain.errors import Conflict
 from imgstore.domain.identity.access import Action, Principal
 from imgstore.domain.machines import SCALE_SET
 from imgstore.domain.resources import ManagedDisk
-from imgstore.domain.scale_sets import ScaleSet, ScaleSetLease, UpgradeMode
-from imgstore.domain.states import ProvisioningState
+from imgstore.domain.scale_sets import ScaleSet, UpgradeMode
 from imgstore.operations import lookup
 from imgstore.operations.activity_log import record_activity
 from imgstore.operations.installation import Installation
+from imgstore.operations.scale_sets.leases import hold_ready_scale_set
 from imgstore.operations.scale_sets.model import ModelChange, change_model
 from imgstore.operations.scale_sets.power import select_instances
 from imgstore.operations.scale_sets.rolling_update import RolloutRequest, list_outdated, roll_out
-
-_BEAT_SECONDS: Final = 1.0
 
 
 def update_scale_set(
@@ -55,7 +50,7 @@ def update_scale_set(
     scope = names.compute_id(installation.subscription, group, SCALE_SET, name)
     with record_activity(installation, principal, Action.WRITE, scope):
         installation.locator.health.refresh()
-        with hold_scale_set(installation, group, name) as lease:
+        with hold_ready_scale_set(installation, group, name) as lease:
             changed = change_model(installation, lease, change, principal)
             on_changed(changed)
             if changed.upgrade_mode is UpgradeMode.MANUAL:
@@ -83,7 +78,7 @@ def update_instances(
     scope = names.compute_id(installation.subscription, group, SCALE_SET, name)
     with record_activity(installation, principal, Action.MANUAL_UPGRADE, scope):
         installation.locator.health.refresh()
-        with hold_scale_set(installation, group, name) as lease:
+        with hold_ready_scale_set(installation, group, name) as lease:
             return roll_out(installation, lease, rollout, principal, instance_ids=instance_ids)
 
 
@@ -120,7 +115,7 @@ def reimage_scale_set(
     action = Action.REIMAGE_ALL if includes_data_disks else Action.REIMAGE
     with record_activity(installation, principal, action, scope, is_permitted=is_permitted):
         installation.locator.health.refresh()
-        with hold_scale_set(installation, group, name) as lease:
+        with hold_ready_scale_set(installation, group, name) as lease:
             with installation.catalog.reading() as transaction:
                 scale_set = lookup.find_scale_set(transaction, installation.subscription, group, name)
                 instances = select_instances(transaction, scale_set, instance_ids)
@@ -145,57 +140,6 @@ def _check_no_data_disks(scale_set: ScaleSet, disks: Sequence[ManagedDisk]) -> N
             found=f"data disks with LUN {', '.join(map(str, luns))}",
             expected="instances without data disks",
             hint="reimage only the OS disks, with the action `reimage`",
-            target=scale_set.resource_id,
-            code="OperationNotAllowed",
-        )
-
-
-@contextmanager
-def hold_scale_set(installation: Installation, group: str, name: str) -> Iterator[ScaleSetLease]:
-    """Lease a scale set that is ready, and renew the lease while the block runs.
-
-    Raises:
-        Conflict: the creation or the change of the capacity is not finished.
-        WorkLeased: another process changes the set.
-    """
-    keeper = installation.keeper
-    with installation.catalog.transaction() as transaction:
-        found = lookup.find_scale_set(transaction, installation.subscription, group, name)
-        holder = transaction.scale_sets.find_holder(found.uid)
-        dead = holder if holder is not None and keeper.is_dead(holder) else None
-        lease = transaction.scale_sets.lease(
-            found.uid, holder=keeper.holder, lease_seconds=keeper.lease_seconds, steal_from=dead
-        )
-        _check_ready(found)
-    ended = threading.Event()
-
-    def renew() -> None:
-        waited = 0.0
-        while not ended.wait(_BEAT_SECONDS):
-            waited += _BEAT_SECONDS
-            if waited >= keeper.lease_seconds / 3:
-                with suppress(LeaseLost, StoreError), installation.catalog.transaction() as transaction:
-                    transaction.scale_sets.renew(lease, lease_seconds=keeper.lease_seconds)
-                waited = 0.0
-
-    beat = threading.Thread(target=renew, name="scale-set-lease", daemon=True)
-    beat.start()
-    try:
-        yield lease
-    finally:
-        ended.set()
-        beat.join()
-        with suppress(StoreError), installation.catalog.transaction() as transaction:
-            transaction.scale_sets.release(lease)
-
-
-def _check_ready(scale_set: ScaleSet) -> None:
-    if scale_set.former_capacity is not None or scale_set.provisioning_state is ProvisioningState.CREATING:
-        raise Conflict(
-            f"The scale set '{scale_set.name}' is not ready.",
-            found=f"provisioning state {scale_set.provisioning_state}, an unfinished change of the capacity",
-            expected="Succeeded",
-            hint="repeat the creation or `imgstore vmss scale`, which resumes",
             target=scale_set.resource_id,
             code="OperationNotAllowed",
         )
