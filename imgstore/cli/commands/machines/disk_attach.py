@@ -1,7 +1,7 @@
 """``imgstore disk attach``: serve a disk as a block device over NBD."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,14 +71,19 @@ class AttachTarget:
     """End when the last client leaves."""
 
 
-def _read_attach(**given: Any) -> dict[str, Any]:
-    """Make the request and the target from the options."""
+def check_names_disk_or_image(given: Mapping[str, Any]) -> None:
+    """Check that the options name either a disk or an image."""
     image_words = (given["reference"], given["lun"], given["location"])
     disk_words = (given["group"], given["name"])
     by_disk = None not in disk_words and image_words == (None, None, None)
     by_image = given["reference"] is not None and disk_words == (None, None)
     if by_disk is by_image:
         raise click.UsageError("Name a disk with -g and -n, or an image with --gallery-image-reference.")
+
+
+def _read_attach(**given: Any) -> dict[str, Any]:
+    """Make the request and the target from the options."""
+    check_names_disk_or_image(given)
     if given["socket"] is not None and given["listen"] is not None:
         raise click.UsageError("--socket and --listen exclude each other: a server has one address.")
     if given["socket"] is None and given["listen"] is None:

@@ -9,7 +9,7 @@ from typing import Any, Final
 import click
 
 from imgstore.cli.commands.machines.disk import disk
-from imgstore.cli.commands.machines.disk_attach import AttachTarget, listen
+from imgstore.cli.commands.machines.disk_attach import AttachTarget, check_names_disk_or_image, listen
 from imgstore.cli.framework import options
 from imgstore.cli.framework.output import columns
 from imgstore.cli.framework.session import Session
@@ -64,12 +64,7 @@ class TraceRequest:
 
 def _read_trace(**given: Any) -> dict[str, Any]:
     """Make the request from the options."""
-    image_words = (given["reference"], given["lun"], given["location"])
-    disk_words = (given["group"], given["name"])
-    by_disk = None not in disk_words and image_words == (None, None, None)
-    by_image = given["reference"] is not None and disk_words == (None, None)
-    if by_disk is by_image:
-        raise click.UsageError("Name a disk with -g and -n, or an image with --gallery-image-reference.")
+    check_names_disk_or_image(given)
     if (given["socket"] is None) is (given["from_file"] is None):
         raise click.UsageError("Give --socket to record a boot, or --from-file to use a recorded boot.")
     if given["from_file"] is not None and given["trace_file"] is not None:
