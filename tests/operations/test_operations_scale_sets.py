@@ -86,7 +86,7 @@ def check_whole(installation: Installation, capacity: int) -> None:
     assert len(found) == capacity
     assert {each.machine.provisioning_state for each in found} <= {ProvisioningState.SUCCEEDED}
     assert all(len(each.disks) == 2 for each in found)
-    shown = scale_sets.show_scale_set(installation, ADMIN, group=GROUP, name="web").scale_set
+    shown = scale_sets.show_scale_set(installation, ADMIN, group=GROUP, name="web")
     assert (shown.capacity, shown.former_capacity, shown.provisioning_state) == (
         capacity,
         None,

@@ -131,7 +131,7 @@ def _machine(session: Session, group: str, name: str) -> Json:
 
 
 def _scale_set(session: Session, group: str, name: str) -> Json:
-    return scale_set_json(session.run(show_scale_set, group=group, name=name).scale_set)
+    return scale_set_json(session.run(show_scale_set, group=group, name=name))
 
 
 def _network(kind: str) -> Callable[[Session, str, str], Json]:

@@ -32,7 +32,7 @@ from imgstore.operations.scale_sets import instance_removal, instance_views, pow
 from imgstore.operations.scale_sets.instance_views import InstanceView
 from imgstore.operations.scale_sets.model import ModelChange
 from imgstore.operations.scale_sets.rolling_update import RolloutRequest
-from imgstore.operations.scale_sets.scale_sets import ScaleSetView, create_scale_set
+from imgstore.operations.scale_sets.scale_sets import create_scale_set
 from imgstore.operations.scale_sets.update import reimage_scale_set, update_instances, update_scale_set
 from imgstore.wire.api_versions import Kind
 from imgstore.wire.json_fields import flag_of
@@ -101,7 +101,7 @@ async def show(context: Context, group: str, scale_set: str) -> Response:
 async def list_of_group(context: Context, group: str) -> Response:
     """Serve Azure's VirtualMachineScaleSets_List."""
     return await context.list_response(
-        _KIND, lambda at, page: at.run(scale_sets.page_scale_sets, page, group=group), _listed_json
+        _KIND, lambda at, page: at.run(scale_sets.page_scale_sets, page, group=group), scale_set_json
     )
 
 
@@ -111,7 +111,7 @@ async def list_of_group(context: Context, group: str) -> Response:
 )
 async def list_of_subscription(context: Context) -> Response:
     """Serve Azure's VirtualMachineScaleSets_ListAll."""
-    return await context.list_response(_KIND, lambda at, page: at.run(scale_sets.page_scale_sets, page), _listed_json)
+    return await context.list_response(_KIND, lambda at, page: at.run(scale_sets.page_scale_sets, page), scale_set_json)
 
 
 @router.delete(_SET, summary="Delete a scale set with its instances and their disks", status_code=202)
@@ -267,12 +267,8 @@ def _as_reader(session: Session, group: str, name: str) -> Session:
     return replace(session, principal=as_reader(session.principal, scope))
 
 
-def _listed_json(found: ScaleSetView) -> Json:
-    return scale_set_json(found.scale_set)
-
-
 def _show(session: Session, group: str, name: str) -> ScaleSet:
-    return session.run(scale_sets.show_scale_set, group=group, name=name).scale_set
+    return session.run(scale_sets.show_scale_set, group=group, name=name)
 
 
 def _scope(call: CommandCall) -> str:
@@ -467,10 +463,7 @@ def _accept_instances(call: CommandCall, action: Action) -> dict[str, Any]:
     scope = _scope(call) if one is None else f"{_scope(call)}/{MACHINE}/{one}"
     authorize_change(session, scope, action)
     ids = request.get("instance_ids") if one is None else [parse_instance_id(one)]
-    reader = _as_reader(session, group, name)
-    _show(reader, group, name)
-    for each in ids or ():
-        reader.run(instance_views.show_instance, group=group, name=name, instance_id=each)
+    _as_reader(session, group, name).run(instance_views.check_instances, group=group, name=name, instance_ids=ids or ())
     call.accept((False, None))
     return {"group": group, "name": name, "instance_ids": ids, "is_permitted": one is not None}
 

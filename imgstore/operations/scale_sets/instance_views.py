@@ -1,5 +1,6 @@
 """Show and list the instances of a scale set with their disks and observed power states."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from imgstore.domain import names
@@ -15,6 +16,7 @@ from imgstore.operations.activity_log import permit
 from imgstore.operations.installation import Installation
 from imgstore.operations.machines.machines import view_of_machine
 from imgstore.operations.machines.runs import find_run
+from imgstore.operations.scale_sets.power import select_instances
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +42,20 @@ def show_instance(
             view=view_of_machine(transaction, instance),
             run=find_run(transaction, instance),
         )
+
+
+def check_instances(
+    installation: Installation, principal: Principal, *, group: str, name: str, instance_ids: Collection[int]
+) -> None:
+    """Check that a scale set and its named instances exist, in one transaction.
+
+    Raises:
+        NotFound: the set or a named instance does not exist.
+    """
+    permit(installation, principal, Action.READ, names.compute_id(installation.subscription, group, SCALE_SET, name))
+    with installation.catalog.reading() as transaction:
+        scale_set = lookup.find_scale_set(transaction, installation.subscription, group, name)
+        select_instances(transaction, scale_set, instance_ids)
 
 
 def page_instances(

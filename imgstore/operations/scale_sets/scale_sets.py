@@ -5,9 +5,8 @@ Each command takes the lease of the set, and first finishes or rolls back the ch
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from imgstore.catalog import Transaction
 from imgstore.domain import names
 from imgstore.domain.errors import Conflict, ImgstoreError, LeaseLost, PropertyChangeNotAllowed
 from imgstore.domain.identity.access import (
@@ -48,14 +47,6 @@ from imgstore.operations.scale_sets.leases import hold_scale_set
 from imgstore.operations.scale_sets.removal import remove_instances
 from imgstore.policy.image_change import check_disk_settings
 from imgstore.policy.os_profile import check_os_profile
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScaleSetView:
-    """A scale set with the number of its instances by provisioning state."""
-
-    scale_set: ScaleSet
-    states: Mapping[ProvisioningState, int]
 
 
 def create_scale_set(installation: Installation, principal: Principal, request: ScaleSetRequest) -> ScaleSet:
@@ -289,23 +280,21 @@ def change_scale_set(
         return changed
 
 
-def show_scale_set(installation: Installation, principal: Principal, *, group: str, name: str) -> ScaleSetView:
+def show_scale_set(installation: Installation, principal: Principal, *, group: str, name: str) -> ScaleSet:
     """Return a scale set."""
     permit(installation, principal, Action.READ, names.compute_id(installation.subscription, group, SCALE_SET, name))
     with installation.catalog.reading() as transaction:
-        return _view(transaction, lookup.find_scale_set(transaction, installation.subscription, group, name))
+        return lookup.find_scale_set(transaction, installation.subscription, group, name)
 
 
-def list_scale_sets(
-    installation: Installation, principal: Principal, *, group: str | None = None
-) -> list[ScaleSetView]:
+def list_scale_sets(installation: Installation, principal: Principal, *, group: str | None = None) -> list[ScaleSet]:
     """List the scale sets of a group or of the subscription that the principal may see, by name."""
     return list(page_scale_sets(installation, principal, PageRequest(), group=group).items)
 
 
 def page_scale_sets(
     installation: Installation, principal: Principal, request: PageRequest, *, group: str | None = None
-) -> Page[ScaleSetView]:
+) -> Page[ScaleSet]:
     """List a page.
 
     Raises:
@@ -324,9 +313,7 @@ def page_scale_sets(
             subscription, group, after=request.start_key_pair(of), limit=limit, visible=True
         )
         seen = filter_readable(principal, standing, lambda each: each.resource_id, whole=whole)
-        page = Page.from_rows(seen, request, of=of, key=lambda each: f"{each.name}/{each.uid}")
-        views = tuple(_view(transaction, each) for each in page.items)
-        return Page(items=views, next_token=page.next_token)
+        return Page.from_rows(seen, request, of=of, key=lambda each: f"{each.name}/{each.uid}")
 
 
 def list_instances(installation: Installation, principal: Principal, *, group: str, name: str) -> list[MachineView]:
@@ -383,8 +370,3 @@ def _remove_scale_set(installation: Installation, lease: ScaleSetLease) -> None:
     with installation.catalog.transaction() as transaction:
         transaction.scale_sets.guard(lease)
         transaction.scale_sets.delete(scale_set.uid)
-
-
-def _view(transaction: Transaction, scale_set: ScaleSet) -> ScaleSetView:
-    states = [each.provisioning_state for each in transaction.machines.list_instances(scale_set.uid)]
-    return ScaleSetView(scale_set=scale_set, states={state: states.count(state) for state in dict.fromkeys(states)})

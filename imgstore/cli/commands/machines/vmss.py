@@ -170,7 +170,7 @@ def scale(session: Session, group: str, name: str, capacity: int) -> Json:
 @options.resource_in_group("scale set")
 def show(session: Session, group: str, name: str) -> Json:
     """Show a scale set."""
-    return scale_set_json(session.run(scale_sets.show_scale_set, group=group, name=name).scale_set)
+    return scale_set_json(session.run(scale_sets.show_scale_set, group=group, name=name))
 
 
 @vmss.command("list", table=TABLE, example="imgstore vmss list -g rg -o table")
@@ -178,14 +178,14 @@ def show(session: Session, group: str, name: str) -> Json:
 @options.together(*options.pages)
 def list_(session: Session, group: str | None, page: PageRequest) -> Json:
     """List the scale sets of one resource group, or of all resource groups."""
-    return [scale_set_json(each.scale_set) for each in session.page(scale_sets.page_scale_sets, page, group=group)]
+    return [scale_set_json(each) for each in session.page(scale_sets.page_scale_sets, page, group=group)]
 
 
 @vmss.command("list-instances", table=_INSTANCES, example="imgstore vmss list-instances -g rg -n web -o table")
 @options.resource_in_group("scale set")
 def list_instances(session: Session, group: str, name: str) -> Json:
     """List the instances of a scale set with their disks, by instance id."""
-    scale_set = session.run(scale_sets.show_scale_set, group=group, name=name).scale_set
+    scale_set = session.run(scale_sets.show_scale_set, group=group, name=name)
     return [instance_json(each, scale_set) for each in session.run(scale_sets.list_instances, group=group, name=name)]
 
 

@@ -5,6 +5,7 @@ from typing import Any, Final
 
 import click
 
+from imgstore.cli.commands.machines.vmss import TABLE
 from imgstore.cli.framework import options
 from imgstore.cli.framework.command import Command, Group
 from imgstore.cli.framework.output import columns
@@ -20,15 +21,6 @@ from imgstore.operations.scale_sets.update import reimage_scale_set, update_inst
 from imgstore.wire.json_text import Json
 from imgstore.wire.responses.scale_sets import rolling_update_json, scale_set_json
 
-_TABLE: Final = columns(
-    Name="name",
-    Location="location",
-    Size="sku.name",
-    Capacity="sku.capacity",
-    UpgradeMode="properties.upgradePolicy.mode",
-    Status="properties.provisioningState",
-    Image="properties.virtualMachineProfile.storageProfile.imageReference.id",
-)
 _ROLLING_TABLE: Final = columns(
     Status="properties.runningStatus.code",
     Succeeded="properties.progress.successfulInstanceCount",
@@ -121,7 +113,7 @@ def _read_instances(**given: Any) -> dict[str, Any]:
     return given | {"instance_ids": ids, "rollout": rollout}
 
 
-@click.command(cls=Command, table=_TABLE, example=_UPDATE_EXAMPLE, read_options=_read_update)
+@click.command(cls=Command, table=TABLE, example=_UPDATE_EXAMPLE, read_options=_read_update)
 @options.resource_in_group("scale set")
 @click.option(
     "--image",
@@ -160,7 +152,7 @@ def update(session: Session, group: str, name: str, change: ModelChange, rollout
 @click.command(
     "update-instances",
     cls=Command,
-    table=_TABLE,
+    table=TABLE,
     example="imgstore vmss update-instances -g rg -n web --instance-ids 0 1\n"
     "imgstore vmss update-instances -g rg -n web --instance-ids '*' --batch-size 2",
     read_options=_read_instances,
@@ -180,7 +172,7 @@ def update_instances_(
 
 @click.command(
     cls=Command,
-    table=_TABLE,
+    table=TABLE,
     example="imgstore vmss reimage -g rg -n web --instance-ids 3",
     read_options=_read_instances,
 )
