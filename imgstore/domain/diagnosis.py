@@ -8,6 +8,7 @@ from pathlib import Path
 
 from imgstore.domain.recovery import RecoveryCover
 from imgstore.domain.resources import SlotKey
+from imgstore.domain.scale_sets import ScaleSet
 from imgstore.domain.settings.maintenance import MaintenanceRecord
 from imgstore.domain.states import ReplicaState
 from imgstore.domain.storage.scrub_passes import SlotScrubRecord
@@ -94,6 +95,8 @@ class CatalogFacts:
     """The number of versions that only their original source can complete."""
     works: Sequence[Work]
     """The open works."""
+    abandoned_sets: Sequence[ScaleSet]
+    """The scale sets with an unfinished creation, change of capacity or deletion that no process continues."""
     used_zones: Collection[tuple[str, str]]
     """The zones (region, zone) that were used at least once."""
     revision_marks: int

@@ -18,7 +18,7 @@ from imgstore.domain.diagnosis import (
 from imgstore.domain.errors import ImgstoreError
 from imgstore.domain.recovery import RecoveryCover
 from imgstore.domain.settings.maintenance import MaintenanceKind, MaintenanceSettings
-from imgstore.domain.states import ReplicaState
+from imgstore.domain.states import ProvisioningState, ReplicaState
 from imgstore.domain.text.byte_counts import format_bytes
 from imgstore.domain.text.durations import format_duration, format_time
 from imgstore.regions import Policy, Region, ZoneReport
@@ -114,6 +114,7 @@ def judge_catalog(facts: CatalogFacts, settings: MaintenanceSettings) -> Iterato
     yield _judge_collection(facts, settings)
     yield from _judge_tasks(facts, settings)
     yield _judge_works(facts)
+    yield from _judge_scale_sets(facts)
     yield _judge_revisions(facts)
     yield _judge_seals(facts, settings)
 
@@ -288,6 +289,24 @@ def _judge_works(facts: CatalogFacts) -> Finding:
         found=f"{len(idle)} unfinished works have no process, the oldest for {format_duration(oldest)}",
         next_step=f"{_WORKER}, or repeat the interrupted command; `imgstore gc` ends works after 7 days",
     )
+
+
+def _judge_scale_sets(facts: CatalogFacts) -> Iterator[Finding]:
+    """Judge the scale sets whose change was interrupted. Workers resume deletions only."""
+    for each in facts.abandoned_sets:
+        state, options = each.provisioning_state, f"-g {each.group} -n {each.name}"
+        if state is ProvisioningState.DELETING:
+            found, step = "the deletion was interrupted", f"{_WORKER}, or imgstore vmss delete {options}"
+        elif state is ProvisioningState.CREATING:
+            found = f"the creation with {each.capacity} instances was interrupted"
+            step = f"repeat `imgstore vmss create`, or imgstore vmss delete {options}"
+        else:
+            found = f"the change from {each.former_capacity} to {each.capacity} instances was interrupted"
+            step = f"imgstore vmss scale {options} --new-capacity {each.capacity}"
+        subject = f"{each.group}/{each.name}"
+        yield Finding(check="scale-sets", level=Level.WARNING, subject=subject, found=found, next_step=step)
+    if not facts.abandoned_sets:
+        yield Finding(check="scale-sets", found="no interrupted change")
 
 
 def _judge_revisions(facts: CatalogFacts) -> Finding:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from catalog_values import NOON, SUBSCRIPTION, settle, uid
 
-from imgstore.catalog import Catalog
+from imgstore.catalog import Catalog, Transaction
 from imgstore.domain.disks.version_disks import HostCaching
 from imgstore.domain.errors import Conflict, InvalidInput, LeaseLost, NotFound, ParentNotFound, WorkLeased
 from imgstore.domain.machines import NO_SECRETS, DiskAttachment, Machine, MachineSecrets
@@ -135,6 +135,25 @@ def test_instances_have_the_secrets_of_the_set(catalog: Catalog) -> None:
         transaction.scale_set_secrets.put(web.uid, secrets)
         assert transaction.scale_set_secrets.find(web.uid) == transaction.machine_secrets.find(made.uid) == secrets
         assert transaction.scale_set_secrets.find(uid()) == NO_SECRETS
+
+
+def test_a_set_is_abandoned_when_nobody_continues_its_change(catalog: Catalog) -> None:
+    web = scale_set()
+
+    def abandoned(transaction: Transaction) -> list[str]:
+        return [each.uid for each in transaction.scale_sets.list_abandoned()]
+
+    with catalog.transaction() as transaction:
+        settle(transaction)
+        transaction.scale_sets.add(web)
+        transaction.scale_sets.update(replace(web, former_capacity=None))
+        assert abandoned(transaction) == [], "no change is unfinished"
+        transaction.scale_sets.update(replace(web, former_capacity=1))
+        assert abandoned(transaction) == [web.uid]
+        lease = transaction.scale_sets.lease(web.uid, holder="h/b/1/1", lease_seconds=30)
+        assert abandoned(transaction) == [], "a process continues the change"
+        transaction.scale_sets.renew(lease, lease_seconds=-1)
+        assert abandoned(transaction) == [web.uid], "the lease has ended"
 
 
 def test_lease_of_a_set_excludes_other_processes_until_it_ends(catalog: Catalog) -> None:

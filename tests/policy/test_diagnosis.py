@@ -23,8 +23,9 @@ from imgstore.domain.diagnosis import (
 )
 from imgstore.domain.recovery import RecoveryCover
 from imgstore.domain.resources import SlotKey, StorageAccountType
+from imgstore.domain.scale_sets import ScaleSet
 from imgstore.domain.settings.maintenance import MaintenanceRecord, MaintenanceSettings
-from imgstore.domain.states import ReplicaState
+from imgstore.domain.states import ProvisioningState, ReplicaState
 from imgstore.domain.storage.scrub_passes import SlotScrubRecord
 from imgstore.domain.storage.works import Work, Worker, WorkKind
 from imgstore.policy.diagnosis import judge_catalog, judge_home, judge_zones
@@ -61,6 +62,19 @@ def task(name: str, age: timedelta, outcome: str | None = None) -> MaintenanceRe
     return MaintenanceRecord(name=name, done_at=NOW - age, outcome=outcome)
 
 
+SET: Final = ScaleSet(
+    uid="u",
+    subscription="s",
+    group="rg",
+    name="web",
+    location="eastus",
+    capacity=8,
+    former_capacity=2,
+    image_reference="i",
+    source_reference="i",
+    created_at=NOW,
+    provisioning_state=ProvisioningState.UPDATING,
+)
 SOUND: Final = CatalogFacts(
     place="/home/catalog.sqlite",
     now=NOW,
@@ -79,6 +93,7 @@ SOUND: Final = CatalogFacts(
     replicas={("eastus", ReplicaState.COMPLETED): 3},
     without_source=0,
     works=[WORK],
+    abandoned_sets=[],
     used_zones={("eastus", "1")},
     revision_marks=0,
     unsealed_entries=0,
@@ -113,8 +128,21 @@ def test_a_sound_installation_has_only_good_findings() -> None:
     checks = {each.check for each in judged()}
     assert checks == {
         "recovery-file", "catalog", "catalog-age", "workers", "replicas", "scrub", "gc", "maintenance", "works",
-        "revisions", "ledger",
+        "scale-sets", "revisions", "ledger",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("state", "step"),
+    [
+        (ProvisioningState.CREATING, "repeat `imgstore vmss create`, or imgstore vmss delete -g rg -n web"),
+        (ProvisioningState.UPDATING, "imgstore vmss scale -g rg -n web --new-capacity 8"),
+        (ProvisioningState.DELETING, "imgstore worker, or imgstore vmss delete -g rg -n web"),
+    ],
+)
+def test_an_interrupted_scale_set_names_the_command_that_continues(state: ProvisioningState, step: str) -> None:
+    (found,) = [each for each in judged(abandoned_sets=[replace(SET, provisioning_state=state)]) if each.next_step]
+    assert (found.check, found.subject, found.next_step) == ("scale-sets", "rg/web", step)
 
 
 @pytest.mark.parametrize(
@@ -124,6 +152,7 @@ def test_a_sound_installation_has_only_good_findings() -> None:
         ({"recovery_cover": RecoveryCover(written_at=NOW, missing=["k"])}, "recovery-file", Level.WARNING),
         ({"revision": "0036"}, "catalog", Level.WARNING),
         ({"write_fault": "EROFS"}, "catalog", Level.WARNING),
+        ({"abandoned_sets": [SET]}, "scale-sets", Level.WARNING),
         ({"outdated": "checkpoint 9"}, "catalog-age", Level.ERROR),
         ({"living": set[str]()}, "workers", Level.WARNING),
         ({"workers": [replace(WORKER, code_revision=None)]}, "workers", Level.WARNING),

@@ -26,6 +26,7 @@ from imgstore.domain.text.durations import format_time
 _sets = schema.scale_sets
 _groups = schema.groups
 _secrets = schema.scale_set_secrets
+_UNFINISHED = _sets.c.former_capacity.is_not(None) | (_sets.c.provisioning_state == ProvisioningState.DELETING)
 _SELECT = select(_sets, _groups.c.subscription, _groups.c.name.label("group_name")).join(
     _groups, _sets.c.group_uid == _groups.c.uid
 )
@@ -79,8 +80,12 @@ class ScaleSets(MutableRows[ScaleSet], table=_sets, noun="scale set", value=Scal
 
     def list_unfinished(self) -> builtins.list[ScaleSet]:
         """Return all scale sets whose creation, change of capacity or deletion is not finished, of any subscription."""
-        unfinished = _sets.c.former_capacity.is_not(None) | (_sets.c.provisioning_state == ProvisioningState.DELETING)
-        return self._list(_SELECT.where(unfinished).order_by(_sets.c.uid))
+        return self._list(_SELECT.where(_UNFINISHED).order_by(_sets.c.uid))
+
+    def list_abandoned(self) -> builtins.list[ScaleSet]:
+        """Return the scale sets of `list_unfinished` that no process with a valid lease changes."""
+        is_free = _sets.c.holder.is_(None) | (_sets.c.lease_expires_at <= self._session.now())
+        return self._list(_SELECT.where(_UNFINISHED, is_free).order_by(_sets.c.uid))
 
     def lease(self, uid: str, *, holder: str, lease_seconds: float, steal_from: str | None = None) -> ScaleSetLease:
         """Lease a set that no process changes, or whose lease has expired. Each call increments the token.

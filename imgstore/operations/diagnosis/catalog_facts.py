@@ -45,6 +45,7 @@ def read_catalog_facts(installation: Installation, principal: Principal) -> Cata
             replicas=transaction.replicas.count_by_region(),
             without_source=transaction.queue.count_without_source(),
             works=transaction.works.list_open(),
+            abandoned_sets=transaction.scale_sets.list_abandoned(),
             used_zones=frozenset((zone.region, zone.zone) for zone in transaction.zones.list()),
             revision_marks=transaction.revision_marks.count(),
             unsealed_entries=unsealed.entries,

@@ -50,7 +50,7 @@ def doctor(timeout_seconds: float, certificates: tuple[Path, ...]) -> Answer:
     """Check the installation, and print a line for each finding with the next step.
 
     The command checks the recovery file, the catalog, workers, replicas, repairs, scrub, gc, maintenance tasks, unfinished
-    works and uploads, unsealed entries of the bill, the rights of files, certificates, disk space, and each zone. All zones are checked at the same time,
+    works, scale sets and uploads, unsealed entries of the bill, the rights of files, certificates, disk space, and each zone. All zones are checked at the same time,
     and each used zone gets a small object, which is deleted at once.
 
     The exit code is 0 if all is well, 1 if there is a warning, and 2 if there is an error. A wrong line also has the exit code
