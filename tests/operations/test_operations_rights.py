@@ -140,7 +140,7 @@ KINDS = {"list_principals": PrincipalKind.USER, "page_network_records": "Microso
 INSIDE = {
     "permit", "permit_list", "record_activity", "record_resource_deletion", "permit_group", "authorize_interfaces", "find_image",
     "find_machine", "find_attachable", "move_disks", "find_original", "authorize_source", "make_disks", "make_disks_of_readers", "make_rows", "open_overlaid_disk", "open_disks", "open_files",
-    "open_stored_disks", "admit_reader", "forecast_of", "change_model", "roll_out", "reimage_instances", "find_source", "authorize_instances", "change_capacity",
+    "open_stored_disks", "admit_reader", "forecast_of", "change_model", "check_model_change", "roll_out", "reimage_instances", "find_source", "authorize_instances", "change_capacity",
 }  # fmt: skip
 """Steps of operations, which check the rights of what they name, within an operation that checks its own."""
 EMPTY = {"list_assignments", "list_visible_subscriptions"}

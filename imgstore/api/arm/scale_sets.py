@@ -30,7 +30,7 @@ from imgstore.operations.api_operations import operation_preempted
 from imgstore.operations.machines.running import STOP_SECONDS
 from imgstore.operations.scale_sets import instance_removal, instance_views, power, rolling_update, scale_sets
 from imgstore.operations.scale_sets.instance_views import InstanceView
-from imgstore.operations.scale_sets.model import ModelChange
+from imgstore.operations.scale_sets.model import ModelChange, check_model_change
 from imgstore.operations.scale_sets.rolling_update import RolloutRequest
 from imgstore.operations.scale_sets.scale_sets import create_scale_set
 from imgstore.operations.scale_sets.update import reimage_scale_set, update_instances, update_scale_set
@@ -305,13 +305,15 @@ def put_scale_set(call: CommandCall) -> Outcome:
     if call.is_preempted:
         raise operation_preempted(_scope(call))
     _check_fixed(session, asked, current)
+    change = _change_of(asked, current)
     if asked.capacity not in (None, current.capacity):
+        session.run(check_model_change, group=group, name=name, change=change)
         session.run(scale_sets.scale_scale_set, group=group, name=name, capacity=asked.capacity)
     changed = session.run(
         update_scale_set,
         group=group,
         name=name,
-        change=_change_of(asked, current),
+        change=change,
         rollout=RolloutRequest(runs_as=_host_user(session)),
         on_changed=lambda present: call.accept((False, scale_set_json(present))),
     )

@@ -16,6 +16,7 @@ from imgstore.domain.resources import OsProperties, OsState
 from imgstore.domain.scale_sets import RollingPolicy, ScaleSet, ScaleSetLease, UpgradeMode
 from imgstore.domain.tags import apply_tags
 from imgstore.domain.views import ManagedImage
+from imgstore.operations import lookup
 from imgstore.operations.disks.placement import find_offer
 from imgstore.operations.gallery.sharing import admit_reader
 from imgstore.operations.installation import Installation
@@ -50,27 +51,56 @@ def change_model(
         ImageNotAvailable: the version does not exist, or is not complete in the region.
         LeaseLost: another process changes the set.
     """
-    reference = None
-    if change.image is not None and (named := gallery_image(change.image)) is not None:
-        reference = admit_reader(installation, principal, named)
+    reference = _admit_reader(installation, principal, change)
     with installation.catalog.transaction() as transaction:
         present = transaction.scale_sets.guard(lease)
-        changed = replace(
-            present,
-            size=change.size or present.size,
-            tags=apply_tags(change.tags, present.tags),
-            upgrade_mode=change.upgrade_mode or present.upgrade_mode,
-            rolling=change.rolling or present.rolling,
-            attachments={**present.attachments, **change.attachments},
-            extra_properties={**present.extra_properties, **change.extra_properties},
-        )
-        if change.image is not None:
-            changed = _with_image(installation, principal, transaction, changed, change.image, reference)
-        if (luns := _current_luns(transaction, present)) is not None:
-            check_disk_settings(change.attachments, luns)
+        changed = _apply(installation, principal, transaction, present, change, reference)
         if changed != present:
             transaction.scale_sets.update(changed)
         return changed
+
+
+def check_model_change(
+    installation: Installation, principal: Principal, *, group: str, name: str, change: ModelChange
+) -> None:
+    """Check a change as `change_model` does, and change nothing. The errors are those of `change_model`.
+
+    A request that also changes the capacity is refused as a whole before the first instance is made or removed.
+    """
+    reference = _admit_reader(installation, principal, change)
+    with installation.catalog.reading() as transaction:
+        present = lookup.find_scale_set(transaction, installation.subscription, group, name)
+        _apply(installation, principal, transaction, present, change, reference)
+
+
+def _admit_reader(installation: Installation, principal: Principal, change: ModelChange) -> ImageReference | None:
+    named = None if change.image is None else gallery_image(change.image)
+    return None if named is None else admit_reader(installation, principal, named)
+
+
+def _apply(
+    installation: Installation,
+    principal: Principal,
+    transaction: Transaction,
+    present: ScaleSet,
+    change: ModelChange,
+    reference: ImageReference | None,
+) -> ScaleSet:
+    """Return the changed set, after all checks."""
+    changed = replace(
+        present,
+        size=change.size or present.size,
+        tags=apply_tags(change.tags, present.tags),
+        upgrade_mode=change.upgrade_mode or present.upgrade_mode,
+        rolling=change.rolling or present.rolling,
+        attachments={**present.attachments, **change.attachments},
+        extra_properties={**present.extra_properties, **change.extra_properties},
+    )
+    if change.image is not None:
+        changed = _with_image(installation, principal, transaction, changed, change.image, reference)
+    if (luns := _current_luns(transaction, present)) is not None:
+        check_disk_settings(change.attachments, luns)
+    return changed
 
 
 def _with_image(
