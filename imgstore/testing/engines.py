@@ -535,11 +535,24 @@ def start_moto() -> Iterator[S3Engine]:
 
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
+    assert server._server is not None, "the server runs"
+    server._server.app = _serve_one_at_a_time(server._server.app)
     try:
         host, port = server.get_host_and_port()
         yield S3Engine(found=found, endpoint=f"http://{host}:{port}", access_key=_KEY, secret_key=_SECRET)
     finally:
         server.stop()
+
+
+def _serve_one_at_a_time(application: Callable[..., Any]) -> Callable[..., Any]:
+    """Serve requests one after the other: a PUT of moto closes the body that a GET of another thread reads."""
+    turn = threading.Lock()
+
+    def serve(*request: Any) -> Any:
+        with turn:
+            return application(*request)
+
+    return serve
 
 
 @contextmanager
