@@ -156,10 +156,9 @@ def test_batches_continue_the_round_robin(spread: Installation, monkeypatch: pyt
 
 
 def test_least_busy_fills_the_replicas_with_the_fewest_disks(spread: Installation) -> None:
-    create(spread, 3)
+    create(spread, 3, placement=PlacementPolicy.LEAST_BUSY)
     scale(spread, 1)  # Two replicas lose their instance.
     (kept,) = instances(spread)
-    scale_sets.change_scale_set(spread, ADMIN, group=GROUP, name="web", placement=PlacementPolicy.LEAST_BUSY)
     scale(spread, 3)
     assert counts(spread) == [1, 1, 1]
     assert kept.machine.instance_id == 0

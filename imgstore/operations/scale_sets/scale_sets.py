@@ -4,7 +4,6 @@ Each command takes the lease of the set, and first finishes or rolls back the ch
 """
 
 import re
-from collections.abc import Mapping
 from dataclasses import replace
 
 from imgstore.domain import names
@@ -23,7 +22,7 @@ from imgstore.domain.names import ImageReference, VersionName
 from imgstore.domain.paging import Page, PageRequest
 from imgstore.domain.requests import ScaleSetRequest
 from imgstore.domain.resources import ManagedDisk
-from imgstore.domain.scale_sets import PlacementPolicy, ScaleSet, ScaleSetLease, check_capacity, check_scale_set_name
+from imgstore.domain.scale_sets import ScaleSet, ScaleSetLease, check_capacity, check_scale_set_name
 from imgstore.domain.states import ProvisioningState
 from imgstore.domain.tags import apply_tags
 from imgstore.domain.views import MachineView
@@ -249,35 +248,6 @@ def _check_created(scale_set: ScaleSet) -> None:
             target=scale_set.resource_id,
             code="OperationNotAllowed",
         )
-
-
-def change_scale_set(
-    installation: Installation,
-    principal: Principal,
-    *,
-    group: str,
-    name: str,
-    tags: Mapping[str, str] | None = None,
-    size: str | None = None,
-    placement: PlacementPolicy | None = None,
-) -> ScaleSet:
-    """Change the tags, the size and the placement of a set. The size applies to new instances. None keeps a value."""
-    scope = names.compute_id(installation.subscription, group, SCALE_SET, name)
-    with (
-        record_activity(installation, principal, Action.WRITE, scope),
-        installation.catalog.transaction() as transaction,
-    ):
-        held = transaction.scale_sets.get_for_update(
-            lookup.find_scale_set(transaction, installation.subscription, group, name).uid
-        )
-        changed = replace(
-            held,
-            tags=apply_tags(tags, held.tags),
-            size=size or held.size,
-            placement=placement or held.placement,
-        )
-        transaction.scale_sets.update(changed)
-        return changed
 
 
 def show_scale_set(installation: Installation, principal: Principal, *, group: str, name: str) -> ScaleSet:
