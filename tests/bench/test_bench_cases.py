@@ -221,6 +221,7 @@ def test_the_catalog_from_end_to_end(tmp_path: Path) -> None:
         "bare_page_p99_seconds",
         "placements_per_second",
         "bare_placements_per_second",
+        "status_seconds",
         "idle_pass_seconds",
         "planning_seconds",
         "routing_seconds",

@@ -31,7 +31,18 @@ def test_from_an_image_to_a_machine_and_back(terminal: Terminal) -> None:
     made = terminal.ok(create)
     told, storage = made["properties"], made["properties"]["storageProfile"]
     assert (made["type"], made["tags"]) == ("Microsoft.Compute/virtualMachines", {"a": "b"})
-    assert told["osProfile"].items() >= {"computerName": "vm1", "adminUsername": "azureuser"}.items()
+    assert told["osProfile"] == {
+        "computerName": "vm1",
+        "adminUsername": "azureuser",
+        "secrets": [],
+        "allowExtensionOperations": True,
+        "requireGuestProvisionSignal": True,
+        "linuxConfiguration": {
+            "disablePasswordAuthentication": False,
+            "provisionVMAgent": True,
+            "patchSettings": {"patchMode": "ImageDefault", "assessmentMode": "ImageDefault"},
+        },
+    }
     assert told["hardwareProfile"] == {"vmSize": "Standard_DS1_v2"}
     assert storage["imageReference"]["id"].endswith("/versions/1.0.0")
     assert (storage["osDisk"]["createOption"], storage["osDisk"]["osType"]) == ("FromImage", "Linux")

@@ -26,7 +26,11 @@ def test_from_a_file_to_a_version_by_way_of_disk_snapshot_and_image(terminal: Te
     )
     told = disk["properties"]
     assert told["creationData"] == {"createOption": "Import", "sourceUri": str(terminal.folder / "disk.raw")}
-    assert (told["osType"], told["hyperVGeneration"], disk["sku"]) == ("Linux", "V1", {"name": "Standard_ZRS"})
+    assert (told["osType"], told["hyperVGeneration"], disk["sku"]) == (
+        "Linux",
+        "V1",
+        {"name": "Standard_ZRS", "tier": "Standard"},
+    )
     snapshot = terminal.ok("snapshot create -g rg -n s1 --source d1 --tags a=b")
     assert snapshot["id"].endswith("/providers/Microsoft.Compute/snapshots/s1")
     assert (snapshot["type"], snapshot["tags"]) == ("Microsoft.Compute/snapshots", {"a": "b"})
